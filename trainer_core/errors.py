@@ -1,0 +1,13 @@
+"""The two ways in which a run ends early on purpose; anything else that is raised is our own bug."""
+
+
+class JobError(ValueError):
+    """Something that the user can mend. The message names what, the value found, and the mend."""
+
+
+class StopRequested(Exception):
+    """The control file, a signal or the vanished parent asked to stop; the state has been saved at `step`."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped at step {step}")
+        self.step = step

@@ -1,0 +1,75 @@
+"""What happens in a run, one JSON object a line, appended to `events.jsonl` in the run folder.
+
+Events are for machines: ComfyUI's monitor, the progress bar and the tests read this file and nothing else, so replaying it
+redraws any past run. A resumed run appends to the same file. `docs/events.md` describes each kind; the table here is the
+list of the fields that each must carry, and writing an event with other fields is a bug of ours.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+FIELDS: dict[str, frozenset[str]] = {
+    "started": frozenset({"run_id", "pid", "resumed_from", "steps"}),
+    "phase": frozenset({"phase", "done", "total"}),
+    "warning": frozenset({"message"}),
+    "dataset": frozenset({"id", "pictures", "buckets"}),
+    "adapter": frozenset({"modules", "parameters"}),
+    "step": frozenset({"step", "steps", "loss", "learning_rate", "grad_norm", "seconds"}),
+    "sample": frozenset({"step", "index", "prompt", "path"}),
+    "checkpoint": frozenset({"step", "path"}),
+    "verified": frozenset({"path", "matched", "keys"}),
+    "stopped": frozenset({"step"}),
+    "error": frozenset({"message", "kind"}),
+    "done": frozenset({"step", "lora", "seconds"}),
+}
+
+PHASES = ("index", "encode pictures", "encode captions", "load", "sample", "train", "save")
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+
+class EventLog:
+    """Appends events to a file, whole lines at a time, and tells the listeners (a progress bar, say)."""
+
+    def __init__(self, path: Path, *listeners: Listener):
+        self._file = path.open("a", encoding="utf-8")
+        self._listeners = listeners
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        assert fields.keys() == FIELDS[kind], f"event {kind!r} wants {sorted(FIELDS[kind])}, got {sorted(fields)}"
+        event = {"time": round(time.time(), 3), "event": kind, **fields}
+        self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._file.flush()
+        for listener in self._listeners:
+            listener(event)
+
+    def phase(self, phase: str, done: int, total: int) -> None:
+        """Progress of one of PHASES, in items."""
+        assert phase in PHASES, phase
+        self.emit("phase", phase=phase, done=done, total=total)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class EventReader:
+    """Reads the events that were appended since the last call; a half-written last line waits for its end."""
+
+    def __init__(self, path: Path, *, from_end: bool = False):
+        self._path = path
+        self._offset = path.stat().st_size if from_end and path.exists() else 0
+
+    def new(self) -> Iterator[Event]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield json.loads(line)
