@@ -1,5 +1,7 @@
 """The two ways in which a run ends early on purpose; anything else that is raised is our own bug."""
 
+from pathlib import Path
+
 
 class JobError(ValueError):
     """Something that the user can mend. The message names what, the value found, and the mend."""
@@ -8,6 +10,7 @@ class JobError(ValueError):
 class StopRequested(Exception):
     """The control file, a signal or the vanished parent asked to stop; the state has been saved at `step`."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, run_dir: Path):
         super().__init__(f"stopped at step {step}")
         self.step = step
+        self.run_dir = run_dir

@@ -116,8 +116,8 @@ class LoraSpec(Spec):
         "all",
         description="Which layers: all attention (all), plus feed-forward (all+ffs), image side only (mmdit), text side only (context), everything incl. modulation (ai-toolkit), one or two single blocks (tiny, nano).",
     )
-    lora_dropout: float = Field(
-        0.0, ge=0.0, lt=1.0, description="Share of the adapter's inputs set to zero at random in training."
+    lora_save_precision: Literal["bf16", "fp16", "fp32"] = Field(
+        "bf16", description="Number format of the exported LoRA file; training itself keeps the adapter in float32."
     )
 
 

@@ -1,0 +1,182 @@
+"""`flux-lora`: the trainer on the command line.
+
+Exit codes: 0 done, 2 wrong input (the message says what to mend), 3 stopped and resumable, 1 anything else. With --json the
+last line of standard output is one JSON object, also when the command fails; the progress bar is on standard error.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .errors import JobError, StopRequested
+from .job import TrainJob, dump_job, load_job
+from .run_dir import RunDir, run_dir_for
+
+DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 3
+
+log = logging.getLogger(__name__)
+
+Report = dict[str, Any]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    args = _parser().parse_args(arguments)
+    logging.captureWarnings(True)
+    try:
+        report, code = args.command(args), DONE
+    except JobError as error:
+        report, code = {"error": str(error)}, WRONG_INPUT
+    except StopRequested as stop:
+        report, code = {"stopped_at": stop.step, "run_dir": str(stop.run_dir)}, STOPPED
+    if code == WRONG_INPUT:
+        print(report["error"], file=sys.stderr)
+    if args.json:
+        print(json.dumps(report | {"exit_code": code}, ensure_ascii=False), flush=True)
+    elif code == DONE:
+        args.show(report)
+    elif code == STOPPED:
+        print(f"stopped and saved at step {report['stopped_at']}; go on with: flux-lora resume {report['run_dir']}")
+    return code
+
+
+def _demo(args: argparse.Namespace) -> Report:
+    from .demo import demo_job
+
+    job = demo_job()
+    if args.print_job:
+        return {"job": json.loads(dump_job(job))}
+    return _train(job, run_dir_for(job, args.out), args)
+
+
+def _run(args: argparse.Namespace) -> Report:
+    job = load_job(args.job)
+    return _train(job, run_dir_for(job, args.out), args)
+
+
+def _resume(args: argparse.Namespace) -> Report:
+    run_dir = RunDir(args.run_dir.absolute())
+    if not run_dir.job_path.exists():
+        raise JobError(f"{run_dir.root} is not a run folder: it has no job.json; give the folder that `run` printed")
+    return _train(run_dir.job(), run_dir, args)
+
+
+def _check(args: argparse.Namespace) -> Report:
+    from .data.batches import batches_per_epoch
+    from .data.index import count_buckets
+    from .setup import prepare
+
+    job = load_job(args.job)
+    setup = prepare(job)
+    batches = batches_per_epoch(setup.samples, job.datasets, job.training.train_batch_size)
+    run_dir = run_dir_for(job, args.out)
+    return {
+        "run_dir": str(run_dir.root.absolute()),
+        "finished": run_dir.result() is not None,
+        "device": str(setup.device),
+        "pictures": len(setup.samples),
+        "buckets": count_buckets(setup.samples),
+        "steps": job.training.max_train_steps,
+        "epochs": round(job.training.max_train_steps * job.training.gradient_accumulation_steps / batches, 2),
+        "adapted_layers": len(setup.modules),
+        "trainable_parameters": setup.num_parameters,
+        "prompts": list(setup.prompts),
+    }
+
+
+def _inspect(args: argparse.Namespace) -> Report:
+    from .adapter.lora_file import inspect_lora
+
+    if not args.lora.is_file():
+        raise JobError(f"there is no file {args.lora}")
+    return inspect_lora(args.lora)
+
+
+def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace) -> Report:
+    """Check the job, open the run folder, train; what is finished is returned as it is."""
+    run_dir = RunDir(run_dir.root.absolute())
+    finished = run_dir.result()
+    if finished is not None:
+        log.info("%s is finished already", run_dir.root)
+        return finished
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network unless asked for: nothing here may download by itself
+    from .context import RunContext
+    from .events import EventLog
+    from .progress import ProgressBar
+    from .setup import prepare
+    from .stopping import StopWatch
+    from .train import run
+
+    setup = prepare(job)
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    watch = StopWatch(run_dir)
+    watch.watch_signals()
+    if args.watch_stdin:
+        watch.watch_stdin()
+    bar = ProgressBar()
+    events = EventLog(run_dir.events_path, bar)
+    try:
+        return run(setup, RunContext(run_dir, (args.cache or args.out / "cache").absolute(), events, watch))
+    except JobError as error:
+        events.emit("error", kind="input", message=str(error))
+        raise
+    finally:
+        bar.close()
+        events.close()
+
+
+def _show_trained(report: Report) -> None:
+    if "job" in report:
+        print(json.dumps(report["job"], indent=2, ensure_ascii=False))
+        return
+    print(f"trained {report['steps']} steps in {report['train_seconds']:.0f} s ({report['total_seconds']:.0f} s in all)")
+    print(f"LoRA          {report['lora']} ({report['verified_keys']} keys, all as ComfyUI reads them)")
+    if report["before_after"]:
+        print(f"before/after  {report['before_after']}")
+    print(f"loss curve    {report['loss_curve']}")
+    print(f"run folder    {report['run_dir']}")
+
+
+def _show_fields(report: Report) -> None:
+    for name, value in report.items():
+        if isinstance(value, dict):
+            print(f"{name}:")
+            for key, entry in value.items():
+                text = str(entry)
+                print(f"  {key:<50} {text if len(text) <= 100 else text[:100] + ' ...'}")
+        else:
+            print(f"{name + ':':<22} {value}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="flux-lora", description="Train FLUX.1 LoRAs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(
+        name: str, function: Callable[..., Report], show: Callable[[Report], None], text: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function, show=show, watch_stdin=False)
+        sub.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        sub.add_argument("--out", type=Path, default=Path("runs"), help="where run folders and the cache go (default: runs)")
+        sub.add_argument("--cache", type=Path, help="where encoded pictures and captions go (default: OUT/cache)")
+        return sub
+
+    demo = command("demo", _demo, _show_trained, "train a style on the built-in base, in about a minute")
+    demo.add_argument("--print-job", action="store_true", help="print the demo's job and stop: a file to start from")
+    run = command("run", _run, _show_trained, "train a job; one that was interrupted goes on, a finished one returns")
+    run.add_argument("job", type=Path, metavar="JOB.json")
+    resume = command("resume", _resume, _show_trained, "go on with an interrupted run")
+    resume.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    for sub in (run, resume):
+        sub.add_argument("--watch-stdin", action="store_true", help="save and stop when standard input ends")
+    check = command("check", _check, _show_fields, "check a job and its files without training")
+    check.add_argument("job", type=Path, metavar="JOB.json")
+    inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
+    inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
+    return parser

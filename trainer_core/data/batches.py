@@ -1,0 +1,96 @@
+"""Which samples go into which batch, and the batch itself.
+
+The order is a function of (seed, epoch): all samples, each as often as its dataset's repeats say, are shuffled, grouped by
+bucket, cut into batches of one bucket, and the batches shuffled. So batch number i is known without its predecessors, and a
+resumed run needs no sampler state. The last batch of a bucket may be smaller; no picture is left out or shown twice.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from ..job import DatasetSpec
+from ..rng import generator
+from .cache import read_entry
+from .encode import Caches
+from .index import Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one bucket. `names` are the picture files, for messages."""
+
+    latent_BCHW: Tensor
+    text_BLD: Tensor
+    pooled_BP: Tensor
+    names: tuple[str, ...]
+
+
+class BatchPlan:
+    """The batches of a run, by number. `caption_dropout` is the share of captions replaced by the empty one."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        datasets: tuple[DatasetSpec, ...],
+        caches: Caches,
+        *,
+        batch_size: int,
+        caption_dropout: float,
+        seed: int,
+    ):
+        passes = {spec.id: 1 + spec.repeats for spec in datasets}
+        self._samples = samples
+        self._caches = caches
+        self._batch_size = batch_size
+        self._caption_dropout = caption_dropout
+        self._seed = seed
+        self._entries = [index for index, sample in enumerate(samples) for _ in range(passes[sample.dataset_id])]
+        self._batches_per_epoch = batches_per_epoch(samples, datasets, batch_size)
+        self._order = lru_cache(maxsize=2)(self.indices_of_epoch)
+
+    def indices_of_epoch(self, epoch: int) -> list[tuple[int, ...]]:
+        """The sample numbers of each batch of this epoch."""
+        random = generator(self._seed, epoch, "order of samples")
+        by_bucket = defaultdict(list)
+        for position in torch.randperm(len(self._entries), generator=random).tolist():
+            entry = self._entries[position]
+            by_bucket[self._samples[entry].bucket].append(entry)
+        chunks = [
+            tuple(entries[start : start + self._batch_size])
+            for entries in by_bucket.values()
+            for start in range(0, len(entries), self._batch_size)
+        ]
+        return [chunks[position] for position in torch.randperm(len(chunks), generator=random).tolist()]
+
+    def indices(self, number: int) -> tuple[int, ...]:
+        """The sample numbers of batch `number`, counted from 0 over the whole run."""
+        epoch, position = divmod(number, self._batches_per_epoch)
+        return self._order(epoch)[position]
+
+    def batch(self, number: int) -> Batch:
+        """Batch `number`, read from the caches, on the CPU."""
+        indices = self.indices(number)
+        dropped = torch.rand(len(indices), generator=generator(self._seed, number, "caption dropout")) < self._caption_dropout
+        captions = ["" if drop else self._samples[i].caption for i, drop in zip(indices, dropped.tolist(), strict=True)]
+        texts = [read_entry(self._caches.captions[caption]) for caption in captions]
+        return Batch(
+            latent_BCHW=torch.stack([read_entry(self._caches.latents[i])["latent"] for i in indices]),
+            text_BLD=torch.stack([entry["text"] for entry in texts]),
+            pooled_BP=torch.stack([entry["pooled"] for entry in texts]),
+            names=tuple(str(self._samples[i].path) for i in indices),
+        )
+
+
+def batches_per_epoch(samples: Sequence[Sample], datasets: tuple[DatasetSpec, ...], batch_size: int) -> int:
+    """How many batches show everything once, repeats included."""
+    passes = {spec.id: 1 + spec.repeats for spec in datasets}
+    counts = Counter()
+    for sample in samples:
+        counts[sample.bucket] += passes[sample.dataset_id]
+    return sum(math.ceil(count / batch_size) for count in counts.values())

@@ -1,0 +1,35 @@
+"""One forward pass of FLUX on latents: the seam between float32 maths and the model's own number format."""
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
+from .latents import image_ids, pack, text_ids, unpack
+
+
+def predict_velocity(
+    transformer: FluxTransformer2DModel, x_BCHW: Tensor, sigma_B: Tensor, text_BLD: Tensor, pooled_BP: Tensor, guidance: float
+) -> Tensor:
+    """(B, 16, H, W) float32. `guidance` is the raw value; it is fed only where the model has the embedder."""
+    B, _, H, W = x_BCHW.shape
+    device, dtype = transformer.device, transformer.dtype
+    tokens = transformer(
+        hidden_states=pack(x_BCHW).to(device, dtype),
+        encoder_hidden_states=text_BLD.to(device, dtype),
+        pooled_projections=pooled_BP.to(device, dtype),
+        timestep=sigma_B.to(device),
+        guidance=torch.full((B,), guidance, device=device) if transformer.config.guidance_embeds else None,
+        img_ids=image_ids(H, W).to(device),
+        txt_ids=text_ids(text_BLD.shape[1]).to(device),
+        return_dict=False,
+    )[0]
+    return unpack(tokens.float(), H, W)
+
+
+def told_sigma(sigma_B: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sigma that a model of this number format is really told.
+
+    diffusers rounds sigma * 1000 to the model's format, in bfloat16 to steps of 4 near 1. Training noises the latent with
+    exactly this value, so that the noise level and what the model is told of it agree.
+    """
+    return (sigma_B.to(dtype) * 1000).float() / 1000

@@ -1,0 +1,104 @@
+"""Between pixels and latents.
+
+Two kinds of VAE file are read: FLUX's own (`ae.safetensors`, original or diffusers naming) and the tiny one in ComfyUI's
+one-file form (`taesd_encoder.*`, `taesd_decoder.*`), which the built-in base uses. What leaves `encode` is what the
+transformer sees: for FLUX's VAE (mean - shift) * scale, for the tiny one its plain output, made for that scale.
+Always float32: a VAE is small, and rounding here would end in every training step.
+
+Legend: B, pixels (B, 3, 8H, 8W) in [-1, 1], latents (B, 16, H, W) of about unit variance.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from torch import Tensor
+
+from ..errors import JobError
+from .files import read_header, read_tensors
+
+LATENT_CHANNELS = 16
+DOWNSCALE = 8
+FLUX_SCALE, FLUX_SHIFT = 0.3611, 0.1159  # of FLUX.1's VAE config
+FLUX_VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": LATENT_CHANNELS,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "norm_num_groups": 32,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "scaling_factor": FLUX_SCALE,
+    "shift_factor": FLUX_SHIFT,
+    "force_upcast": True,
+    "sample_size": 1024,
+}
+TINY_VAE = {"latent_channels": LATENT_CHANNELS, "scaling_factor": 1.0, "shift_factor": 0.0}
+
+
+@dataclass(frozen=True)
+class Vae:
+    """A frozen VAE; `model` is diffusers'."""
+
+    model: AutoencoderKL | AutoencoderTiny
+    device: torch.device
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels in [-1, 1] to latents, on the CPU. FLUX's VAE gives the mean, so that a picture has one latent."""
+        pixels = pixels.to(self.device, torch.float32)
+        if isinstance(self.model, AutoencoderTiny):
+            return self.model.encode(pixels).latents.cpu()
+        mean = self.model.encode(pixels).latent_dist.mode()
+        return ((mean - FLUX_SHIFT) * FLUX_SCALE).cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pixels in about [-1, 1], on the CPU."""
+        latents = latents.to(self.device, torch.float32)
+        if isinstance(self.model, AutoencoderKL):
+            latents = latents / FLUX_SCALE + FLUX_SHIFT
+        return self.model.decode(latents).sample.cpu()
+
+
+def load_vae(path: Path, device: torch.device) -> Vae:
+    """The VAE in this file; JobError when it is neither of the two kinds."""
+    names = read_header(path).keys()
+    if "taesd_decoder.1.weight" in names:
+        model, tensors = AutoencoderTiny(**TINY_VAE), tiny_to_diffusers(read_tensors(path))
+    elif any(name.startswith(("encoder.down", "first_stage_model.encoder.down")) for name in names):
+        model = AutoencoderKL(**FLUX_VAE)
+        original = {name.removeprefix("first_stage_model."): tensor for name, tensor in read_tensors(path).items()}
+        tensors = _kl_to_diffusers(original)
+    else:
+        raise JobError(f"{path} is not a FLUX VAE (ae.safetensors) nor TAEF1 in one file; choose another vae_path")
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError:
+        raise JobError(f"{path} is a VAE of another model: FLUX.1 needs 16 latent channels; choose ae.safetensors") from None
+    return Vae(model.to(device).requires_grad_(False).eval(), device)
+
+
+def tiny_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """ComfyUI's one-file TAESD names to diffusers', which does not count the decoder's first layer, a clamp."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        if part == "taesd_encoder":
+            renamed[f"encoder.layers.{rest}"] = tensor
+        elif part == "taesd_decoder":
+            index, _, leaf = rest.partition(".")
+            renamed[f"decoder.layers.{int(index) - 1}.{leaf}"] = tensor
+    return renamed
+
+
+def _kl_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """FLUX's VAE in the original naming to diffusers', by diffusers' own table; already renamed files pass through."""
+    if "encoder.down_blocks.0.resnets.0.conv1.weight" in tensors:
+        return tensors
+    return convert_ldm_vae_checkpoint(tensors, FLUX_VAE)

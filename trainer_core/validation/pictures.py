@@ -1,0 +1,62 @@
+"""What people look at instead of reading: the before/after sheet and the loss curve."""
+
+import textwrap
+from pathlib import Path
+
+from ..run_dir import write_atomically
+
+SMOOTHING = 0.9
+
+
+def draw_before_after(path: Path, prompts: list[str], before: list[Path], after: list[Path]) -> None:
+    """Two rows of pictures, base above and LoRA below, a column a prompt."""
+    import matplotlib.image as mpimg
+
+    figure, axes = _figure(rows=2, columns=len(prompts))
+    for column, prompt in enumerate(prompts):
+        for row, (label, paths) in enumerate((("base", before), ("with LoRA", after))):
+            cell = axes[row][column]
+            cell.imshow(mpimg.imread(str(paths[column])), interpolation="nearest")
+            cell.set_xticks([]), cell.set_yticks([])
+            if column == 0:
+                cell.set_ylabel(label, fontsize=9)
+        axes[0][column].set_title("\n".join(textwrap.wrap(prompt, 22)[:2]), fontsize=7)
+    _save(figure, path)
+
+
+def draw_loss_curve(path: Path, losses: list[float]) -> None:
+    """Loss of each step, and its running mean."""
+    figure, axes = _figure(rows=1, columns=1, size=(7, 3.5))
+    steps = range(1, len(losses) + 1)
+    axes[0][0].plot(steps, losses, linewidth=0.6, alpha=0.4, label="loss of the step")
+    axes[0][0].plot(steps, running_mean(losses), linewidth=1.6, label="running mean")
+    axes[0][0].set_xlabel("step"), axes[0][0].set_ylabel("loss")
+    axes[0][0].legend(frameon=False)
+    _save(figure, path)
+
+
+def running_mean(losses: list[float]) -> list[float]:
+    """Exponential mean with weight 0.9 on the past, corrected for its start."""
+    means, mean = [], 0.0
+    for number, loss in enumerate(losses, 1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        means.append(mean / (1 - SMOOTHING**number))
+    return means
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float] | None = None):
+    """A figure without pyplot, so that no window system and no global state is touched."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size or (1.5 * columns + 0.4, 1.7 * rows), layout="constrained", dpi=120)
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure, path: Path) -> None:
+    import io
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomically(path, buffer.getvalue())

@@ -1,0 +1,112 @@
+"""Pictures from the model as it is now: Euler along the flow, with real CFG where it is asked for.
+
+Same seed, same sigmas, same noise at every step of a run and in ComfyUI (its RandomNoise draws the same numbers), so pictures
+differ by the adapter alone. The random state of training is not touched.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
+from ..flow import dynamic_shift, euler_step, sampling_schedule
+from ..flux.flavours import Flavour
+from ..flux.predict import predict_velocity
+from ..flux.vae import DOWNSCALE, LATENT_CHANNELS
+from ..job import ValidationSpec, parse_size
+
+ShouldStop = Callable[[], bool]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """Every effective number of the sampler; width and height in pixels. CFG is on above guidance_real 1."""
+
+    width: int
+    height: int
+    num_steps: int
+    shift: float
+    guidance: float
+    guidance_real: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One caption as the model takes it: (1, L, D) and (1, P)."""
+
+    text_BLD: Tensor
+    pooled_BP: Tensor
+
+
+def sampler_settings(spec: ValidationSpec, flavour: Flavour) -> SamplerSettings:
+    """The job's wishes, and the flavour's defaults where it has none."""
+    default = flavour.sampler
+    home = flavour.home_resolution
+    width, height = parse_size(spec.validation_resolution) if spec.validation_resolution else (home, home)
+    num_tokens = (width // (2 * DOWNSCALE)) * (height // (2 * DOWNSCALE))
+    return SamplerSettings(
+        width=width,
+        height=height,
+        num_steps=spec.validation_num_inference_steps or default.num_steps,
+        shift=default.shift or dynamic_shift(num_tokens),
+        guidance=default.guidance if spec.validation_guidance < 0 else spec.validation_guidance,
+        guidance_real=default.guidance_real if spec.validation_guidance_real < 0 else spec.validation_guidance_real,
+        seed=spec.validation_seed,
+    )
+
+
+@torch.no_grad()
+def sample_latents(
+    transformer: FluxTransformer2DModel,
+    prompts: list[Encoded],
+    negative: Encoded,
+    settings: SamplerSettings,
+    should_stop: ShouldStop = lambda: False,
+    progress: Progress = lambda done, total: None,
+) -> Tensor | None:
+    """(number of prompts, 16, H, W) float32 on the CPU, or None when a stop was wished for.
+
+    All prompts start from the same noise and are sampled one after the other, as much memory as one picture needs.
+    """
+    size = (1, LATENT_CHANNELS, settings.height // DOWNSCALE, settings.width // DOWNSCALE)
+    noise = torch.randn(size, generator=torch.Generator("cpu").manual_seed(settings.seed))
+    sigmas = sampling_schedule(settings.num_steps, settings.shift)
+    latents = []
+    for index, prompt in enumerate(prompts):
+        progress(index, len(prompts))
+        x = noise
+        for sigma, next_sigma in pairwise(sigmas):
+            if should_stop():
+                return None
+            x = euler_step(x, _guided_velocity(transformer, x, sigma, prompt, negative, settings).cpu(), sigma, next_sigma)
+        latents.append(x)
+    progress(len(prompts), len(prompts))
+    return torch.cat(latents)
+
+
+def _guided_velocity(
+    transformer: FluxTransformer2DModel,
+    x: Tensor,
+    sigma: Tensor,
+    prompt: Encoded,
+    negative: Encoded,
+    settings: SamplerSettings,
+) -> Tensor:
+    """The predicted velocity, with real CFG in one batch of two where it is on."""
+    if settings.guidance_real <= 1:
+        return predict_velocity(transformer, x, sigma.view(1), prompt.text_BLD, prompt.pooled_BP, settings.guidance)
+    both = predict_velocity(
+        transformer,
+        x.expand(2, -1, -1, -1),
+        sigma.expand(2),
+        torch.cat([prompt.text_BLD, negative.text_BLD]),
+        torch.cat([prompt.pooled_BP, negative.pooled_BP]),
+        settings.guidance,
+    )
+    positive, unconditional = both.chunk(2)
+    return unconditional + settings.guidance_real * (positive - unconditional)
