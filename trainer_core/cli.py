@@ -123,7 +123,7 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace) -> Report:
     try:
         return run(setup, RunContext(run_dir, (args.cache or args.out / "cache").absolute(), events, watch))
     except JobError as error:
-        events.emit("error", kind="input", message=str(error))
+        events.emit("error", message=str(error))
         raise
     finally:
         bar.close()

@@ -22,7 +22,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "checkpoint": frozenset({"step", "path"}),
     "verified": frozenset({"path", "matched", "keys"}),
     "stopped": frozenset({"step"}),
-    "error": frozenset({"message", "kind"}),
+    "error": frozenset({"message"}),
     "done": frozenset({"step", "lora", "seconds"}),
 }
 

@@ -22,13 +22,16 @@ class Objective:
     guidance: float
 
 
-def flow_loss(transformer: FluxTransformer2DModel, batch: Batch, objective: Objective, seed: int, number: int) -> Tensor:
-    """(B,) float32 losses of micro-batch `number`, a function of the weights, the batch, the seed and the number."""
+def flow_loss(
+    transformer: FluxTransformer2DModel, batch: Batch, objective: Objective, seed: int, step: int, first: int
+) -> Tensor:
+    """(B,) float32 losses. `first` is the position of the batch's first sample among those of the step: noise and sigma
+    belong to the sample, however the step is divided into batches."""
     device = transformer.device
-    random = generator(seed, number, "noise and sigma")
     latent_BCHW = batch.latent_BCHW
-    noise_BCHW = torch.randn(latent_BCHW.shape, generator=random)
-    sigma_B = flow.sample_sigmas(len(latent_BCHW), objective.sigmoid_scale, objective.shift, random)
+    draws = [generator(seed, step, f"sample {first + position}") for position in range(len(latent_BCHW))]
+    noise_BCHW = torch.stack([torch.randn(latent_BCHW.shape[1:], generator=draw) for draw in draws])
+    sigma_B = torch.cat([flow.sample_sigmas(1, objective.sigmoid_scale, objective.shift, draw) for draw in draws])
     sigma_B = told_sigma(sigma_B, transformer.dtype)
     x_BCHW = flow.add_noise(latent_BCHW, noise_BCHW, sigma_B).to(device)
     prediction = predict_velocity(transformer, x_BCHW, sigma_B, batch.text_BLD, batch.pooled_BP, objective.guidance)
@@ -51,18 +54,19 @@ def train_step(
     Each sample weighs the same, however the micro-batches divide them, so accumulation equals the large batch. JobError
     before the weights are touched when the loss or the gradient is not finite.
     """
-    numbers = range(step * accumulation, (step + 1) * accumulation)
-    total_samples = sum(len(plan.indices(number)) for number in numbers)
-    loss = torch.zeros((), device=transformer.device)
-    for number in numbers:
-        losses_B = flow_loss(transformer, plan.batch(number), objective, seed, number)
-        share = losses_B.sum() / total_samples
+    batches = [plan.batch(number) for number in range(step * accumulation, (step + 1) * accumulation)]
+    num_samples = sum(len(batch.names) for batch in batches)
+    loss, first = torch.zeros((), device=transformer.device), 0
+    for batch in batches:
+        losses_B = flow_loss(transformer, batch, objective, seed, step, first)
+        share = losses_B.sum() / num_samples
         share.backward()
         loss += share.detach()
+        first += len(losses_B)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
     if not torch.isfinite(loss + norm):
-        names = sorted({name for number in numbers for name in plan.batch(number).names})
+        names = sorted({name for batch in batches for name in batch.names})
         raise JobError(
             f"step {step + 1}: the loss ({loss.item()}) or the gradient's norm ({norm.item()}) is not a number; the weights "
             f"were not touched. Lower learning_rate, or look at these pictures: {', '.join(names)}"

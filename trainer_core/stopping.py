@@ -3,11 +3,13 @@
 A stop is never abrupt: the loop asks between steps, saves, and leaves. A second Ctrl-C is Python's usual one.
 """
 
+import os
 import signal
-import sys
 import threading
 
 from .run_dir import RunDir
+
+STDIN = 0
 
 
 class StopWatch:
@@ -36,7 +38,8 @@ class StopWatch:
         """The end of standard input asks to stop: a parent that holds the other end of the pipe has died."""
 
         def read_to_end() -> None:
-            sys.stdin.buffer.read()
+            while os.read(STDIN, 4096):  # not sys.stdin: its lock, held here, would abort the interpreter's shutdown
+                pass
             self._wanted.set()
 
         threading.Thread(target=read_to_end, daemon=True).start()

@@ -192,7 +192,7 @@ def save_lora(setup: Setup, transformer: FluxTransformer2DModel, context: RunCon
     path, step = context.run_dir.lora_path(setup.job.name), setup.job.training.max_train_steps
     context.events.phase("save", 0, 1)
     export_lora(path, transformer, setup.job, setup.flavour, context.run_dir.run_id, step)
-    verification = verify_lora(path, setup.shape, effective_alpha(setup.job.lora))
+    verification = verify_lora(path, setup.shape, setup.modules, effective_alpha(setup.job.lora))
     context.events.emit("verified", path=str(path), matched=verification.matched, keys=verification.keys)
     assert verification.complete, f"the LoRA just written is wrong: {verification.problems}"
     context.events.phase("save", 1, 1)

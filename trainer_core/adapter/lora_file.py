@@ -8,6 +8,7 @@ dropped onto the canvas, the file brings back the graph that made it.
 
 import json
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,15 @@ def export_lora(
 ) -> None:
     """Write the LoRA file, atomically."""
     tensors = lora_tensors(transformer, effective_alpha(job.lora), SAVE_DTYPES[job.lora.lora_save_precision])
-    write_atomically(path, save(tensors, metadata=lora_metadata(job, flavour, run_id, step)))
+    write_atomically(path, with_sorted_header(save(tensors, metadata=lora_metadata(job, flavour, run_id, step))))
+
+
+def with_sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with its header in alphabetical order: the library's own order differs from call to call."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
 
 @dataclass(frozen=True)

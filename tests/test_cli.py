@@ -1,0 +1,94 @@
+"""Exit codes, messages and the JSON line of every command; wrong input leaves nothing behind."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from support import Command, job_data, make_pictures
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Write the job, give it to `check` and `run`; both must refuse it alike, and write nothing."""
+
+    def refuse(data: dict) -> str:
+        path = tmp_path / "job.json"
+        path.write_text(json.dumps(data), encoding="utf-8")
+        command = Command("run", path, "--out", tmp_path / "runs")
+        assert command.code == 2 and command.report["exit_code"] == 2, command.stderr
+        assert command.report["error"] in command.stderr and "Traceback" not in command.stderr
+        assert not (tmp_path / "runs").exists()
+        return command.report["error"]
+
+    return refuse
+
+
+def test_an_empty_folder(start, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert f"no pictures in {tmp_path / 'empty'}; put some there" in start(job_data(tmp_path / "empty"))
+
+
+def test_an_unreadable_picture(start, tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    (folder / "ball_3.png").write_bytes((folder / "ball_3.png").read_bytes()[:100])
+    assert "ball_3.png cannot be read" in start(job_data(folder))
+
+
+def test_a_caption_in_a_wrong_encoding(start, tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    (folder / "ball_2.txt").write_bytes(b"a ball\x81")
+    assert "ball_2.txt is neither UTF-8 nor Windows-1252 text (byte 0x81 at 6); save it as UTF-8" in start(job_data(folder))
+
+
+def test_a_missing_model_file(start, pictures, tmp_path):
+    fields = ("transformer", "vae", "clip_l", "t5", "clip_tokenizer", "t5_tokenizer")
+    base = {f"{field}_path": str(tmp_path / f"{field}.safetensors") for field in fields} | {"model_flavour": "dev"}
+    message = start(job_data(pictures, base=base))
+    assert all(f"base.{field}_path: there is no file {tmp_path / field}.safetensors" in message for field in fields)
+
+
+def test_an_unknown_field(start, pictures):
+    assert "job.lora: unknown field 'rank'" in start(job_data(pictures, lora={"rank": 8}))
+
+
+def test_a_target_that_matches_no_module(start, pictures):
+    message = start(job_data(pictures, lora={"flux_lora_target": "tiny"}))
+    assert "lora.flux_lora_target 'tiny' matches no layer" in message and "choose another target" in message
+
+
+def test_routes_are_refused_until_tread_is_built(start, pictures):
+    assert "TREAD is not built yet" in start(job_data(pictures, routes=[{"selection_ratio": 0.5}]))
+
+
+def test_a_picture_that_breaks_off_is_named_when_it_is_decoded(tmp_path, cache):
+    folder = make_pictures(tmp_path / "pictures")
+    Image.effect_noise((400, 400), 90).convert("RGB").save(folder / "noise.jpg")
+    (folder / "noise.jpg").write_bytes((folder / "noise.jpg").read_bytes()[:-2000])
+    (folder / "noise.txt").write_text("noise")
+    (tmp_path / "job.json").write_text(json.dumps(job_data(folder)))
+    command = Command("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache)
+    assert command.code == 2 and "noise.jpg cannot be read" in command.report["error"]
+
+
+def test_check_reports_without_training(tmp_path, pictures):
+    (tmp_path / "job.json").write_text(json.dumps(job_data(pictures)))
+    command = Command("check", tmp_path / "job.json", "--out", tmp_path / "runs")
+    assert command.code == 0 and not (tmp_path / "runs").exists()
+    report = command.report
+    assert report["pictures"] == 6 and report["buckets"] == {"64x64": 2, "80x48": 2, "48x80": 2}
+    assert report["epochs"] == 2.0 and report["adapted_layers"] == 28 and not report["finished"]
+
+
+def test_the_demos_job_is_a_job(tmp_path):
+    command = Command("demo", "--print-job", "--out", tmp_path / "runs")
+    assert command.code == 0
+    (tmp_path / "job.json").write_text(json.dumps(command.report["job"]))
+    assert Command("check", tmp_path / "job.json", "--out", tmp_path / "runs").code == 0
+
+
+def test_inspect_and_resume_refuse_what_they_cannot_use(tmp_path):
+    assert "there is no file" in Command("inspect", tmp_path / "none.safetensors").report["error"]
+    assert "is not a run folder" in Command("resume", tmp_path).report["error"]
+    (tmp_path / "a.safetensors").write_bytes(b"nothing")
+    assert "not a whole safetensors file" in Command("inspect", tmp_path / "a.safetensors").report["error"]

@@ -1,0 +1,170 @@
+"""From folders to batches: what is found, what is said of the rest, and in which order it is shown."""
+
+from collections import Counter
+
+import pytest
+import torch
+from PIL import Image
+
+from support import make_pictures
+from trainer_core.data.batches import BatchPlan, batches_per_epoch
+from trainer_core.data.buckets import Bucket
+from trainer_core.data.cache import entry_path, read_entry, write_entry
+from trainer_core.data.captions import decode
+from trainer_core.data.encode import Caches, encode_captions, encode_pictures
+from trainer_core.data.images import crop_to_bucket, load_rgb, to_image, to_tensor
+from trainer_core.data.index import count_buckets, index_datasets
+from trainer_core.errors import JobError
+from trainer_core.flux.files import PICO_FILES
+from trainer_core.flux.flavours import FLAVOURS
+from trainer_core.job import DatasetSpec
+from trainer_core.run_dir import dataset_digest
+
+PICO = FLAVOURS["pico"]
+CPU = torch.device("cpu")
+
+
+def index(folder, **fields):
+    return index_datasets((DatasetSpec(instance_data_dir=str(folder), **fields),), PICO)
+
+
+def test_the_index_knows_captions_sizes_and_buckets(pictures):
+    samples = index(pictures)
+    assert [sample.path.name for sample in samples] == [f"ball_{number}.png" for number in range(6)]
+    assert samples[1].caption == "a ball 1" and (samples[1].width, samples[1].height) == (120, 80)
+    assert count_buckets(samples) == {"64x64": 2, "80x48": 2, "48x80": 2}
+
+
+def test_captions_can_come_from_names_or_one_prompt(pictures):
+    assert {s.caption for s in index(pictures, caption_strategy="filename")} == {f"ball {n}" for n in range(6)}
+    prompted = index(pictures, caption_strategy="instanceprompt", instance_prompt=" a sks ball ")
+    assert {s.caption for s in prompted} == {"a sks ball"}
+
+
+def test_everything_that_is_wrong_with_the_files_is_said_at_once(tmp_path):
+    make_pictures(tmp_path, 3)
+    (tmp_path / "ball_0.txt").unlink()
+    (tmp_path / "ball_1.png").write_bytes(b"not a picture")
+    (tmp_path / "ball_2.txt").write_bytes(b"a \x81 ball")
+    with pytest.raises(JobError) as caught:
+        index(tmp_path)
+    message = str(caught.value)
+    assert "ball_0.png has no caption: write ball_0.txt beside it" in message
+    assert "ball_1.png cannot be read" in message
+    assert "ball_2.txt is neither UTF-8 nor Windows-1252" in message
+
+
+def test_an_empty_or_missing_folder_is_named_in_full(tmp_path):
+    with pytest.raises(JobError, match="no pictures in " + str(tmp_path)):
+        index(tmp_path)
+    with pytest.raises(JobError, match="there is no folder " + str(tmp_path / "none")):
+        index(tmp_path / "none")
+
+
+def test_captions_are_decoded_tolerantly(tmp_path, caplog):
+    path = tmp_path / "caption.txt"
+    assert decode("\ufeffgrün".encode(), path) == "grün"
+    assert not caplog.records
+    assert decode("100 €".encode("cp1252"), path) == "100 €"
+    assert "caption.txt is not UTF-8" in caplog.text
+
+
+def test_pictures_are_upright_opaque_and_cropped_in_the_centre(tmp_path):
+    turned = Image.new("RGB", (40, 20), "red")
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.jpg", exif=exif)
+    assert load_rgb(tmp_path / "turned.jpg").size == (20, 40)
+    (tmp_path / "turned.txt").write_text("x")
+    assert (index(tmp_path)[0].width, index(tmp_path)[0].height) == (20, 40)
+
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert load_rgb(tmp_path / "clear.png").getpixel((4, 4)) == (255, 255, 255)
+
+    stripes = Image.new("RGB", (30, 10), "red")
+    stripes.paste("blue", (10, 0, 20, 10))
+    assert crop_to_bucket(stripes, Bucket(10, 10)).getcolors() == [(100, (0, 0, 255))]
+
+
+def test_pixels_survive_the_way_through_a_tensor(pictures):
+    image = load_rgb(pictures / "ball_3.png")
+    assert to_image(to_tensor(image)).tobytes() == image.tobytes()
+
+
+def test_the_dataset_digest_sees_a_changed_caption(tmp_path):
+    make_pictures(tmp_path, 2)
+    first = dataset_digest(tmp_path)
+    assert dataset_digest(tmp_path) == first
+    (tmp_path / "ball_1.txt").write_text("another caption")
+    assert dataset_digest(tmp_path) != first
+
+
+def test_cache_entries_are_named_by_all_that_made_them(tmp_path):
+    assert entry_path(tmp_path, "latents", "a", "b") == entry_path(tmp_path, "latents", "a", "b")
+    assert entry_path(tmp_path, "latents", "a", "b") != entry_path(tmp_path, "latents", "ab", "")
+    path = entry_path(tmp_path, "latents", "a")
+    write_entry(path, {"latent": torch.arange(4.0)})
+    assert torch.equal(read_entry(path)["latent"], torch.arange(4.0))
+
+
+def test_only_what_changed_is_encoded_again(tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 4)
+    calls = []
+
+    def encode():
+        calls.clear()
+        return encode_pictures(index(folder), PICO_FILES.vae, tmp_path / "cache", CPU, lambda done, total: calls.append(done))
+
+    first = encode()
+    assert calls == [0, 1, 2, 3, 4]
+    assert encode() == first and calls == [4]
+    Image.new("RGB", (96, 96), "green").save(folder / "ball_0.png")
+    second = encode()
+    assert calls == [3, 4] and second[0] != first[0] and second[1:] == first[1:]
+    assert read_entry(first[1])["latent"].shape == (16, 6, 10)
+
+
+def plan(pictures, cache, **fields) -> BatchPlan:
+    datasets = (DatasetSpec(instance_data_dir=str(pictures), repeats=fields.pop("repeats", 0)),)
+    samples = index_datasets(datasets, PICO)
+    silent = lambda done, total: None  # noqa: E731
+    latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
+    captions = ["", *(sample.caption for sample in samples)]
+    texts = encode_captions(captions, PICO_FILES, PICO, cache, torch.float32, CPU, silent)
+    options = {"batch_size": 2, "caption_dropout": 0.0, "seed": 5} | fields
+    return BatchPlan(samples, datasets, Caches(latents, texts), **options)
+
+
+def test_an_epoch_shows_every_picture_as_often_as_repeats_say(tmp_path, cache):
+    folder = make_pictures(tmp_path, 7)  # buckets of 3, 2 and 2 pictures
+    batches = plan(folder, cache, repeats=2).indices_of_epoch(0)
+    assert Counter(index for batch in batches for index in batch) == dict.fromkeys(range(7), 3)
+    assert len(batches) == 5 + 3 + 3
+    samples = index(folder)
+    assert batches_per_epoch(samples, (DatasetSpec(instance_data_dir=str(folder), repeats=2),), 2) == 11
+    assert all(len({samples[i].bucket for i in batch}) == 1 for batch in batches)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch(pictures, cache):
+    order = [plan(pictures, cache).indices(number) for number in range(9)]
+    later = plan(pictures, cache)
+    assert later.indices(8) == order[8] and later.indices(0) == order[0]
+    assert [plan(pictures, cache, seed=6).indices(number) for number in range(9)] != order
+    assert order[:3] != order[3:6] or order[3:6] != order[6:9]
+
+
+def test_a_batch_holds_latents_and_the_captions_of_its_pictures(pictures, cache):
+    batch_plan = plan(pictures, cache)
+    batch = batch_plan.batch(0)
+    assert batch.latent_BCHW.shape[:2] == (2, 16)
+    assert batch.text_BLD.shape[:2] == (2, 32) and batch.pooled_BP.ndim == 2
+    assert all(name.endswith(".png") for name in batch.names)
+
+
+def test_caption_dropout_replaces_the_whole_caption(pictures, cache):
+    dropped = plan(pictures, cache, caption_dropout=1.0).batch(0)
+    kept = plan(pictures, cache).batch(0)
+    assert torch.equal(dropped.text_BLD[0], dropped.text_BLD[1])
+    assert torch.equal(dropped.latent_BCHW, kept.latent_BCHW)
+    assert not torch.equal(dropped.text_BLD, kept.text_BLD)
+    assert not torch.equal(kept.text_BLD[0], kept.text_BLD[1])
