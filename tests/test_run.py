@@ -142,7 +142,7 @@ def test_accumulation_equals_the_large_batch(tmp_path, cache):
     for numbers, tensors in others:
         assert numbers == pytest.approx(large_numbers, rel=1e-5)
         for name, tensor in tensors.items():
-            torch.testing.assert_close(tensor, large[name], rtol=0, atol=5e-6)  # AdamW moves by 1e-3 a step
+            torch.testing.assert_close(tensor, large[name], rtol=0, atol=2e-5)  # AdamW moves by up to 1e-3 a step
 
 
 def test_checkpointing_changes_memory_not_numbers(tmp_path, pictures, cache):

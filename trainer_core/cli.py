@@ -46,12 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _demo(args: argparse.Namespace) -> Report:
-    from .demo import demo_job
+    from .demo import demo_job, style_shares
 
     job = demo_job()
     if args.print_job:
         return {"job": json.loads(dump_job(job))}
-    return _train(job, run_dir_for(job, args.out), args)
+    report = _train(job, run_dir_for(job, args.out), args)
+    return report | style_shares(report)
 
 
 def _run(args: argparse.Namespace) -> Report:
@@ -135,6 +136,9 @@ def _show_trained(report: Report) -> None:
         print(json.dumps(report["job"], indent=2, ensure_ascii=False))
         return
     print(f"trained {report['steps']} steps in {report['train_seconds']:.0f} s ({report['total_seconds']:.0f} s in all)")
+    if "style_share_after" in report:
+        before, after = report["style_share_before"], report["style_share_after"]
+        print(f"style         {before:.0%} of subjects it never saw came out in the style before, {after:.0%} after")
     print(f"LoRA          {report['lora']} ({report['verified_keys']} keys, all as ComfyUI reads them)")
     if report["before_after"]:
         print(f"before/after  {report['before_after']}")

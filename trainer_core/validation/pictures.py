@@ -6,11 +6,14 @@ from pathlib import Path
 from ..run_dir import write_atomically
 
 SMOOTHING = 0.9
+MAX_COLUMNS = 12
 
 
 def draw_before_after(path: Path, prompts: list[str], before: list[Path], after: list[Path]) -> None:
-    """Two rows of pictures, base above and LoRA below, a column a prompt."""
+    """Two rows of pictures, base above and LoRA below, a column a prompt; the first of many prompts."""
     import matplotlib.image as mpimg
+
+    prompts = prompts[:MAX_COLUMNS]
 
     figure, axes = _figure(rows=2, columns=len(prompts))
     for column, prompt in enumerate(prompts):
