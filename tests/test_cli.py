@@ -1,6 +1,7 @@
 """Exit codes, messages and the JSON line of every command; wrong input leaves nothing behind."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -69,6 +70,17 @@ def test_a_picture_that_breaks_off_is_named_when_it_is_decoded(tmp_path, cache):
     (tmp_path / "job.json").write_text(json.dumps(job_data(folder)))
     command = Command("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache)
     assert command.code == 2 and "noise.jpg cannot be read" in command.report["error"]
+
+
+def test_a_warning_reaches_the_events(tmp_path, cache):
+    folder = make_pictures(tmp_path / "pictures", 1)
+    (folder / "ball_0.txt").write_bytes("a ball for 5 €".encode("cp1252"))
+    (tmp_path / "job.json").write_text(json.dumps(job_data(folder, training={"max_train_steps": 1})))
+    command = Command("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache)
+    assert command.code == 0 and "was read as Windows-1252" in command.stderr
+    lines = (Path(command.report["run_dir"]) / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    messages = [event["message"] for event in map(json.loads, lines) if event["event"] == "warning"]
+    assert len(messages) == 1 and "ball_0.txt is not UTF-8" in messages[0]
 
 
 def test_check_reports_without_training(tmp_path, pictures):

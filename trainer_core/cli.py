@@ -107,12 +107,14 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace) -> Report:
         return finished
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network unless asked for: nothing here may download by itself
     from .context import RunContext
-    from .events import EventLog
+    from .events import EventLog, WarningEvents
     from .progress import ProgressBar
     from .setup import prepare
     from .stopping import StopWatch
     from .train import run
 
+    warnings = WarningEvents()
+    logging.getLogger(__package__).addHandler(warnings)
     setup = prepare(job)
     run_dir.root.mkdir(parents=True, exist_ok=True)
     watch = StopWatch(run_dir)
@@ -121,12 +123,14 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace) -> Report:
         watch.watch_stdin()
     bar = ProgressBar()
     events = EventLog(run_dir.events_path, bar)
+    warnings.connect(events)
     try:
         return run(setup, RunContext(run_dir, (args.cache or args.out / "cache").absolute(), events, watch))
     except JobError as error:
         events.emit("error", message=str(error))
         raise
     finally:
+        logging.getLogger(__package__).removeHandler(warnings)
         bar.close()
         events.close()
 

@@ -6,6 +6,7 @@ list of the fields that each must carry, and writing an event with other fields 
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,26 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+class WarningEvents(logging.Handler):
+    """Turns the core's logged warnings into events; those from before the event log was open wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._waiting: list[str] = []
+        self._events: EventLog | None = None
+
+    def connect(self, events: EventLog) -> None:
+        self._events = events
+        for message in self._waiting:
+            events.emit("warning", message=message)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._events is None:
+            self._waiting.append(record.getMessage())
+        else:
+            self._events.emit("warning", message=record.getMessage())
 
 
 class EventReader:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -81,12 +82,17 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def read_tensors(path: Path, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
-    """The tensors whose name is wanted, on the CPU, in the file's own number format."""
+def read_tensors(
+    path: Path,
+    wanted: Callable[[str], bool] = lambda name: True,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> dict[str, Tensor]:
+    """The tensors whose name is wanted, each brought to the format and device as it is read (None: as in the file, CPU)."""
     read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys() if wanted(name)}  # noqa: SIM118
+            return {name: file.get_tensor(name).to(device, dtype) for name in file.keys() if wanted(name)}  # noqa: SIM118
     except SafetensorError as error:
         raise JobError(f"{path} cannot be read: {error}; download or copy it again") from None
 

@@ -6,16 +6,16 @@ the meta device and takes over the file's tensors one by one, so the file is nev
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from safetensors import safe_open
 
 from ..errors import JobError
-from .files import read_header
+from .files import read_header, read_tensors
 from .names import to_diffusers
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
@@ -64,7 +64,9 @@ def empty_transformer(shape: FluxShape) -> FluxTransformer2DModel:
 def load_transformer(path: Path, dtype: torch.dtype, device: torch.device) -> FluxTransformer2DModel:
     """The frozen transformer in evaluation mode. JobError when the file lacks a tensor or is no FLUX."""
     shape = read_shape(path)
-    tensors = _read(path, dtype, device)
+    prefix = _prefix(read_header(path))
+    read = read_tensors(path, lambda name: name.startswith(prefix), dtype, device)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in read.items()}
     if "img_in.weight" in tensors:
         try:
             tensors = to_diffusers(tensors, shape.num_double, shape.num_single, shape.guidance)
@@ -124,20 +126,14 @@ _DIFFUSERS = _Keys(
 )
 
 
-def _prefix(names: dict[str, Any]) -> str:
+def _prefix(names: Iterable[str]) -> str:
+    """What stands before every name of the transformer: ComfyUI adds a prefix where it saves a whole checkpoint."""
     return next(prefix for prefix in PREFIXES if not prefix or any(name.startswith(prefix) for name in names))
 
 
 def _count(names: dict[str, Any], blocks: str) -> int:
     found = (re.match(rf"{blocks}\.(\d+)\.", name) for name in names)
     return len({match[1] for match in found if match})
-
-
-def _read(path: Path, dtype: torch.dtype, device: torch.device) -> dict[str, torch.Tensor]:
-    with safe_open(path, framework="pt") as file:
-        names = list(file.keys())
-        prefix = _prefix(dict.fromkeys(names))
-        return {name.removeprefix(prefix): file.get_tensor(name).to(device, dtype) for name in names if name.startswith(prefix)}
 
 
 def _guess(names: dict[str, Any]) -> str:

@@ -87,8 +87,10 @@ def load_clip(path: Path, dtype: torch.dtype, device: torch.device) -> CLIPTextM
     with torch.device("meta"):
         model = CLIPTextModel(CLIPTextConfig(**(_stored_config(path) or CLIP_L)))
     prefix = CLIP_PREFIX if next(iter(model.state_dict())).startswith(CLIP_PREFIX) else ""  # transformers 5 dropped it
-    tensors = {prefix + name.removeprefix(CLIP_PREFIX): tensor for name, tensor in read_tensors(path, _is_clip).items()}
-    _fill(model, tensors, path, "a CLIP-L text encoder", dtype, device)
+    tensors = {
+        prefix + name.removeprefix(CLIP_PREFIX): tensor for name, tensor in read_tensors(path, _is_clip, dtype, device).items()
+    }
+    _fill(model, tensors, path, "a CLIP-L text encoder")
     positions = torch.arange(model.config.max_position_embeddings, device=device).unsqueeze(0)
     for module in model.modules():
         if "position_ids" in module._buffers:  # not stored in the file, so still on the meta device
@@ -100,9 +102,9 @@ def load_t5(path: Path, dtype: torch.dtype, device: torch.device) -> T5EncoderMo
     """T5's encoder; JobError when the file is something else."""
     with torch.device("meta"):
         model = T5EncoderModel(T5Config(**(_stored_config(path) or T5_V1_1_XXL)))
-    tensors = read_tensors(path, lambda name: name.startswith(("shared.", "encoder.")))
+    tensors = read_tensors(path, lambda name: name.startswith(("shared.", "encoder.")), dtype, device)
     tensors.setdefault("encoder.embed_tokens.weight", tensors.get("shared.weight", torch.empty(0)))
-    _fill(model, tensors, path, "a T5 v1.1 XXL encoder", dtype, device)
+    _fill(model, tensors, path, "a T5 v1.1 XXL encoder")
     model.tie_weights()
     return model
 
@@ -130,13 +132,10 @@ def _stored_config(path: Path) -> dict | None:
     return json.loads(text) if text else None
 
 
-def _fill(
-    model: PreTrainedModel, tensors: dict[str, Tensor], path: Path, kind: str, dtype: torch.dtype, device: torch.device
-) -> None:
+def _fill(model: PreTrainedModel, tensors: dict[str, Tensor], path: Path, kind: str) -> None:
     """Give the model on the meta device its tensors, frozen, in evaluation mode."""
-    ready = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
     try:
-        result = model.load_state_dict(ready, strict=False, assign=True)
+        result = model.load_state_dict(tensors, strict=False, assign=True)
     except RuntimeError:
         raise JobError(f"{path} is not {kind}: its tensors have other sizes") from None
     if result.missing_keys:
