@@ -211,6 +211,23 @@ def test_stop_through_the_control_file_and_resume_from_the_command_line(tmp_path
     assert starts == [0, report["stopped_at"]]
 
 
+def test_a_run_folder_has_one_owner_at_a_time(tmp_path, pictures, cache):
+    (tmp_path / "job.json").write_text(json.dumps(job_data(pictures)))
+    run_dir = run_dir_for(parse_job(job_data(pictures)), tmp_path / "runs")
+    with run_dir.owned():
+        command = Command("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache)
+    assert command.code == 2 and "is being trained by another process" in command.report["error"]
+    assert Command("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache).code == 0
+
+
+def test_a_finished_run_may_be_moved(tmp_path, pictures, cache):
+    result = train(parse_job(job_data(pictures)), tmp_path / "here", cache)
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = RunDir(tmp_path / "there" / result["run_id"]).result()
+    assert Path(moved["lora"]).is_file() and Path(moved["loss_curve"]).is_file()
+    assert Command("inspect", moved["lora"]).code == 0
+
+
 def wait_for_step(run_dir: RunDir, after: int = 0) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:

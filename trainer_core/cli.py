@@ -116,23 +116,23 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace) -> Report:
     warnings = WarningEvents()
     logging.getLogger(__package__).addHandler(warnings)
     setup = prepare(job)
-    run_dir.root.mkdir(parents=True, exist_ok=True)
-    watch = StopWatch(run_dir)
-    watch.watch_signals()
-    if args.watch_stdin:
-        watch.watch_stdin()
-    bar = ProgressBar()
-    events = EventLog(run_dir.events_path, bar)
-    warnings.connect(events)
-    try:
-        return run(setup, RunContext(run_dir, (args.cache or args.out / "cache").absolute(), events, watch))
-    except JobError as error:
-        events.emit("error", message=str(error))
-        raise
-    finally:
-        logging.getLogger(__package__).removeHandler(warnings)
-        bar.close()
-        events.close()
+    with run_dir.owned():
+        watch = StopWatch(run_dir)
+        watch.watch_signals()
+        if args.watch_stdin:
+            watch.watch_stdin()
+        bar = ProgressBar()
+        events = EventLog(run_dir.events_path, bar)
+        warnings.connect(events)
+        try:
+            return run(setup, RunContext(run_dir, (args.cache or args.out / "cache").absolute(), events, watch))
+        except JobError as error:
+            events.emit("error", message=str(error))
+            raise
+        finally:
+            logging.getLogger(__package__).removeHandler(warnings)
+            bar.close()
+            events.close()
 
 
 def _show_trained(report: Report) -> None:

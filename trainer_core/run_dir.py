@@ -11,7 +11,8 @@ and the names, sizes and modification times of the dataset's files.
     checkpoints/step-N/ adapter, optimiser and loop state (checkpoint.py)
     samples/            pictures: step-N/INDEX.png
     NAME.safetensors    the LoRA, written last but for result.json
-    result.json         present if and only if the run is finished
+    result.json         present if and only if the run is finished; its paths are relative to the folder
+    lock                held by the process that trains
 
 Writes are atomic: temporary file, fsync, rename. `docs/run_folder.md` describes the format for others.
 """
@@ -19,14 +20,19 @@ Writes are atomic: temporary file, fsync, rename. `docs/run_folder.md` describes
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from .errors import JobError
 from .job import TrainJob, load_job
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+RESULT_PATHS = ("lora", "before_after", "loss_curve")
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt"}
 
 
@@ -83,8 +89,39 @@ class RunDir:
         return self.root / f"{name}.safetensors"
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run left, or None while it is unfinished. Reads the disk."""
-        return read_json(self.result_path) if self.result_path.exists() else None
+        """What the finished run left, its paths made absolute, or None while it is unfinished. Reads the disk."""
+        if not self.result_path.exists():
+            return None
+        result = read_json(self.result_path)
+        for name in RESULT_PATHS:
+            result[name] = result[name] and str(self.root / result[name])
+        result["samples"] = [str(self.root / path) for path in result["samples"]]
+        return {"run_id": self.run_id, "run_dir": str(self.root), **result}
+
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Write the result, with its paths relative, so that the folder may be moved; returns `result()`. Writes the disk."""
+        stored = dict(result)
+        for name in RESULT_PATHS:
+            stored[name] = result[name] and result[name].relative_to(self.root).as_posix()
+        stored["samples"] = [path.relative_to(self.root).as_posix() for path in result["samples"]]
+        write_json(self.result_path, stored)
+        finished = self.result()
+        assert finished is not None
+        return finished
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Hold this folder while in here; JobError when another process holds it. A dead process holds nothing."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.root / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise JobError(f"{self.root} is being trained by another process; wait for it, or stop it first") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def job(self) -> TrainJob:
         """The job of this run; JobError when there is none. Reads the disk."""

@@ -25,7 +25,7 @@ from .data.index import count_buckets
 from .flux.load import load_transformer
 from .job import dump_job
 from .optim import learning_rate_at, make_optimizer, set_learning_rate
-from .run_dir import RunDir, write_atomically, write_json
+from .run_dir import RunDir, write_atomically
 from .setup import Setup, write_manifest
 from .step import Objective, train_step
 from .validation.pictures import draw_before_after, draw_loss_curve
@@ -62,19 +62,18 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
     after = render_prompts(setup, trainee.transformer, caches, context, step=last_step)
     context.stop_if_wanted(last_step)
     lora_path, verified_keys = save_lora(setup, trainee.transformer, context)
-    result = {
-        "run_id": context.run_dir.run_id,
-        "run_dir": str(context.run_dir.root),
-        "lora": str(lora_path),
-        "steps": last_step,
-        "train_seconds": round(train_seconds, 2),
-        "total_seconds": round(time.monotonic() - started, 2),
-        "verified_keys": verified_keys,
-        **draw(setup, trainee, before, after, context.run_dir),
-        "samples": [str(path) for path in after],
-        "losses": trainee.losses,
-    }
-    write_json(context.run_dir.result_path, result)
+    result = context.run_dir.finish(
+        {
+            "lora": lora_path,
+            "steps": last_step,
+            "train_seconds": round(train_seconds, 2),
+            "total_seconds": round(time.monotonic() - started, 2),
+            "verified_keys": verified_keys,
+            **draw(setup, trainee, before, after, context.run_dir),
+            "samples": after,
+            "losses": trainee.losses,
+        }
+    )
     context.events.emit("done", step=last_step, lora=str(lora_path), seconds=result["total_seconds"])
     return result
 
@@ -204,8 +203,7 @@ def draw(setup: Setup, trainee: Trainee, before: list[Path], after: list[Path], 
     draw_loss_curve(run_dir.loss_curve_path, trainee.losses)
     if setup.prompts:
         draw_before_after(run_dir.before_after_path, list(setup.prompts), before, after)
-    before_after = str(run_dir.before_after_path) if setup.prompts else None
-    return {"before_after": before_after, "loss_curve": str(run_dir.loss_curve_path)}
+    return {"before_after": run_dir.before_after_path if setup.prompts else None, "loss_curve": run_dir.loss_curve_path}
 
 
 def _is_due(step: int, interval: int) -> bool:
