@@ -14,7 +14,7 @@ import pytest
 PACK_ROOT = Path(__file__).parents[1]
 NODES_DIR = PACK_ROOT / "nodes"
 NODE_FILES = sorted(NODES_DIR.glob("*.py"))
-LIGHT = {"PIL", "annotated_types", "comfy_api", "folder_paths", "numpy", "pydantic"} | sys.stdlib_module_names
+LIGHT = {"PIL", "annotated_types", "comfy_api", "filelock", "folder_paths", "numpy", "pydantic"} | sys.stdlib_module_names
 CONTRACT = {
     "trainer_core",
     "trainer_core.data",

@@ -1,0 +1,51 @@
+"""ComfyUI's view of the trainer: one small file a concern, and here the list of all nodes.
+
+Nothing here trains or holds a model. The nodes gather a `TrainJob` from widgets, give it to a child process, and show what
+comes back; what travels on the wires are plain values (specs, paths, ComfyUI's own types), so ComfyUI's caching is right.
+
+    widgets.py         widgets from the job's fields, and the sockets' names
+    specs.py           LoRAConfig, TREADRoute, OptimizerConfig, FlowScheduleConfig, ValidationConfig, TrainingOptions
+    base.py            LoadFluxForTraining
+    dataset.py         DatasetBucket            contact_sheet.py  its preview
+    train.py           TrainLoRA                child.py          the child process that trains
+    trained.py         LoadTrainedFlux          comfy_flux.py     pico and FLUX files as ComfyUI's MODEL, CLIP and VAE
+    guider.py          AdaptiveGuider           adaptive_cfg.py   its arithmetic
+    pictures.py        pictures between files and IMAGE; folders.py  where everything is kept
+
+Importing this package costs milliseconds: torch and comfy.* are imported inside the functions that need them, and only
+comfy_flux.py and adaptive_cfg.py, themselves imported late, name them at the top.
+"""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .base import LoadFluxForTraining
+from .dataset import DatasetBucket
+from .guider import AdaptiveGuider
+from .specs import FlowScheduleConfig, LoRAConfig, OptimizerConfig, TrainingOptions, TREADRoute, ValidationConfig
+from .train import TrainLoRA
+from .trained import LoadTrainedFlux
+
+NODES: list[type[io.ComfyNode]] = [
+    LoadFluxForTraining,
+    DatasetBucket,
+    LoRAConfig,
+    TREADRoute,
+    OptimizerConfig,
+    FlowScheduleConfig,
+    ValidationConfig,
+    TrainingOptions,
+    TrainLoRA,
+    LoadTrainedFlux,
+    AdaptiveGuider,
+]
+
+
+class FluxLoraExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> ComfyExtension:
+    return FluxLoraExtension()

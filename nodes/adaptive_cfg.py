@@ -1,0 +1,93 @@
+"""Adaptive guidance (arXiv 2312.12487): CFG ends when the conditional and the unconditional prediction agree.
+
+Late in sampling both predictions nearly coincide; evaluating the unconditional one is then wasted. Samplers evaluate the
+model one to three times a step, at sigmas that need not be in the schedule and may rise again within a step, so neither calls
+nor sigmas are counted: the lowest sigma seen in this run tells how far it has come. All state begins anew with each run, hence
+the same graph gives the same picture however often it is queued. With every rule off this is ComfyUI's CFGGuider, bit for bit.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_patcher
+import comfy.samplers
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+TOLERANCE = 1e-4  # relative; samplers recompute sigmas, so they are not compared exactly
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When CFG is on. The defaults: always."""
+
+    threshold: float = 1.0
+    initial_disabled_steps: int = 0
+    cfg_start_pct: float = 0.0
+    uncond_zero_scale: float = 0.0
+
+
+class AdaptiveCFGGuider(comfy.samplers.CFGGuider):
+    """A CFGGuider that leaves the unconditional prediction out where the rules say so."""
+
+    def __init__(self, model_patcher: comfy.model_patcher.ModelPatcher, rules: Rules):
+        super().__init__(model_patcher)
+        self._rules = rules
+        self._begin()
+
+    def sample(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One run; everything that is remembered within it is forgotten before it."""
+        self._begin()
+        samples = super().sample(*args, **kwargs)
+        log.info("AdaptiveGuider: CFG on in %d of %d evaluations", self._num_guided, self._num_evaluations)
+        return samples
+
+    def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
+        """The guided prediction at these sigmas: with CFG, or the conditional prediction alone."""
+        self._lowest_sigma = min(self._lowest_sigma, float(timestep.max()))
+        self._num_evaluations += 1
+        options = comfy.model_patcher.create_model_options_clone(model_options)
+        scale = 1.0
+        if self._ended and self._rules.uncond_zero_scale > 0:
+            comfy.model_patcher.set_model_options_post_cfg_function(options, self._against_zero)
+        elif not self._ended and self._has_begun(options["transformer_options"]["sample_sigmas"]):
+            scale = self.cfg
+            self._num_guided += 1
+            if self._rules.threshold < 1:
+                comfy.model_patcher.set_model_options_pre_cfg_function(options, self._compare)
+        positive, negative = self.conds.get("positive"), self.conds.get("negative")
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, negative, positive, scale, model_options=options, seed=seed
+        )
+
+    def _begin(self) -> None:
+        self._lowest_sigma = float("inf")
+        self._ended = False
+        self._num_evaluations = self._num_guided = 0
+
+    def _has_begun(self, sigmas: Tensor) -> bool:
+        """Whether the steps and the share of the range that go without CFG are over. `sigmas` is the run's schedule."""
+        num_disabled = min(self._rules.initial_disabled_steps, len(sigmas) - 1)
+        if num_disabled == 0 and self._rules.cfg_start_pct <= 0:
+            return True
+        sampling = self.model_patcher.get_model_object("model_sampling")
+        start = min(float(sigmas[num_disabled]), float(sampling.percent_to_sigma(self._rules.cfg_start_pct)))
+        return self._lowest_sigma <= start * (1 + TOLERANCE)
+
+    def _compare(self, args: dict[str, Any]) -> list[Tensor]:
+        """End CFG once every picture of the batch has both predictions alike; changes neither."""
+        cond, uncond = args["conds_out"][:2]
+        if args["conds"][1] is not None:
+            similarity = cosine_similarity(cond.flatten(1).float(), uncond.flatten(1).float(), dim=1).min().item()
+            self._ended = similarity >= self._rules.threshold
+        return args["conds_out"]
+
+    def _against_zero(self, args: dict[str, Any]) -> Tensor:
+        """CFG against a flat prediction: contrast around each picture's mean, evened by the root of its spread."""
+        denoised = args["denoised"]
+        axes = tuple(range(1, denoised.ndim))
+        mean, spread = denoised.mean(axes, keepdim=True), denoised.std(axes, keepdim=True)
+        return mean + self._rules.uncond_zero_scale * (denoised - mean) / spread.sqrt()

@@ -1,0 +1,83 @@
+"""LoadFluxForTraining: which FLUX to train on, by the names of files in ComfyUI's own model folders.
+
+It loads nothing. A MODEL socket would keep 24 GB of weights in ComfyUI's cache while the child process loads its own; file
+names cost nothing and say exactly what was trained on.
+"""
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import io
+
+from ..trainer_core.errors import JobError
+from ..trainer_core.job import BaseModelSpec
+from .widgets import CATEGORY, FluxTrainModel, read_spec, widget
+
+NO_FILE = "none"
+
+
+class LoadFluxForTraining(io.ComfyNode):
+    """File names in, BaseModelSpec out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadFluxForTraining",
+            display_name="Load FLUX for Training",
+            category=CATEGORY,
+            description="The FLUX.1 to train on. pico ships with the pack; for the others choose files. Loads nothing yet.",
+            inputs=[
+                widget(BaseModelSpec, "model_flavour"),
+                _files("transformer", "diffusion_models"),
+                _files("vae", "vae"),
+                _files("clip_l", "text_encoders"),
+                _files("t5", "text_encoders"),
+                widget(BaseModelSpec, "mixed_precision"),
+            ],
+            outputs=[FluxTrainModel.Output(display_name="FLUX_TRAIN_MODEL")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model_flavour: str, transformer: str, vae: str, clip_l: str, t5: str, mixed_precision: str
+    ) -> io.NodeOutput:
+        paths = {
+            "transformer_path": _path("diffusion_models", transformer),
+            "vae_path": _path("vae", vae),
+            "clip_l_path": _path("text_encoders", clip_l),
+            "t5_path": _path("text_encoders", t5),
+        }
+        if model_flavour != "pico":
+            paths |= _tokenizers()
+        base = {"model_flavour": model_flavour, "mixed_precision": mixed_precision, **paths}
+        return io.NodeOutput(read_spec("base", base, "LoadFluxForTraining"))
+
+
+def _files(name: str, folder: str) -> io.Input:
+    """A combo of the .safetensors files in one of ComfyUI's model folders."""
+    files = [file for file in folder_paths.get_filename_list(folder) if file.lower().endswith(".safetensors")]
+    tooltip = f"{BaseModelSpec.model_fields[name + '_path'].description} From ComfyUI's {folder} folder; none for pico."
+    return io.Combo.Input(name, options=[NO_FILE, *files], default=NO_FILE, tooltip=tooltip)
+
+
+def _path(folder: str, name: str) -> str:
+    """The absolute path of a chosen file; JobError when it has gone."""
+    if name == NO_FILE:
+        return ""
+    path = folder_paths.get_full_path(folder, name)
+    if path is None:
+        raise JobError(
+            f"LoadFluxForTraining: there is no {name!r} in ComfyUI's {folder} folder; put it there or choose another"
+        )
+    return str(Path(path).absolute())
+
+
+def _tokenizers() -> dict[str, str]:
+    """ComfyUI ships both tokenizers; they lie beside its own text encoders."""
+    import comfy.sd1_clip
+
+    comfy_dir = Path(comfy.sd1_clip.__file__).parent
+    return {
+        "clip_tokenizer_path": str(comfy_dir / "sd1_tokenizer"),
+        "t5_tokenizer_path": str(comfy_dir / "text_encoders" / "t5_tokenizer"),
+    }

@@ -1,0 +1,131 @@
+"""The child process that trains: started, watched through its event file, stopped gracefully, never left behind.
+
+Training has a process of its own: no inference mode, its own CUDA allocator, memory that is truly given back, and a crash that
+leaves ComfyUI up. Cancel is nothing special here: the caller's `on_tick` raises, and the way out of `train` asks the child to
+save, waits for it, and lets the exception pass. Should ComfyUI itself die, the child's standard input ends, which it takes as
+the same wish.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..trainer_core.errors import JobError
+from ..trainer_core.events import EventReader, Listener
+from ..trainer_core.job import TrainJob, dump_job
+from ..trainer_core.run_dir import RunDir, run_dir_for, write_atomically
+
+PACK_ROOT = Path(__file__).parents[1]
+POLL_SECONDS = 0.1
+SAVE_SECONDS = 600.0  # how long a child may take to end its step, save and leave before it is ended
+DONE, WRONG_INPUT, STOPPED = 0, 2, 3  # exit codes, as in trainer_core/cli.py
+LOG_LINES_SHOWN = 30
+
+# Windows' embedded Python ignores PYTHONPATH and the working directory, so the child is told where the core lies.
+BOOT = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module('trainer_core', run_name='__main__', alter_sys=True)"
+)
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    job: TrainJob, home: Path, *, free_memory: Callable[[], None], on_event: Listener, on_tick: Callable[[], None]
+) -> dict[str, Any]:
+    """Train the job below the folder `home`, or go on with it, and return what result.json holds; at once if it is finished.
+
+    `free_memory` is called before a child starts; `on_tick` several times a second while it runs, and may raise to cancel.
+    JobError carries what the user can mend.
+    """
+    run = run_dir_for(job, home / "runs")
+    finished = run.result()
+    if finished is not None:
+        return finished
+    free_memory()
+    write_atomically(run.job_path, dump_job(job).encode())
+    events = EventReader(run.events_path, from_end=True)
+    with run.log_path.open("ab") as child_log:
+        child = _start(run, home, child_log)
+        try:
+            while child.poll() is None:
+                on_tick()
+                for event in events.new():
+                    on_event(event)
+                time.sleep(POLL_SECONDS)
+        finally:
+            _end(child, run)
+    for event in events.new():
+        on_event(event)
+    return _outcome(child.returncode, run)
+
+
+def child_environment(environment: dict[str, str]) -> dict[str, str]:
+    """ComfyUI's environment without the CUDA allocator that it chose for itself; text is UTF-8 on every system."""
+    name = "PYTORCH_CUDA_ALLOC_CONF"
+    settings = [part for part in environment.get(name, "").split(",") if part and "cudaMallocAsync" not in part]
+    kept = {key: value for key, value in environment.items() if key != name}
+    return kept | ({name: ",".join(settings)} if settings else {}) | {"PYTHONUTF8": "1"}
+
+
+def _start(run: RunDir, home: Path, child_log: BinaryIO) -> "subprocess.Popen[bytes]":
+    """The program `python -m trainer_core run`, with a pipe to its standard input that stays open."""
+    command = [sys.executable, "-c", BOOT, str(PACK_ROOT), "run", str(run.job_path)]
+    command += ["--out", str(run.root.parent), "--cache", str(home / "cache"), "--json", "--watch-stdin"]
+    return subprocess.Popen(
+        command,
+        cwd=run.root,
+        env=child_environment(dict(os.environ)),
+        stdin=subprocess.PIPE,
+        stdout=child_log,
+        stderr=subprocess.STDOUT,
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # exists on Windows only, where a console would pop up
+    )
+
+
+def _end(child: "subprocess.Popen[bytes]", run: RunDir) -> None:
+    """Leave no child: one that still runs is asked to save, given time, and then ended. Also clears an unread command."""
+    if child.poll() is None:
+        log.info("waiting for the training to save and stop")
+        run.ask_to_stop()
+        try:
+            child.wait(SAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+    assert child.stdin is not None
+    child.stdin.close()
+    run.control_path.unlink(missing_ok=True)
+
+
+def _outcome(code: int, run: RunDir) -> dict[str, Any]:
+    """The result of a run that is over, or the reason why there is none."""
+    result = run.result()
+    if code == DONE and result is not None:
+        return result
+    lines = run.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    report = _report(lines)
+    if code == WRONG_INPUT and "error" in report:
+        if set(run.root.iterdir()) == {run.log_path, run.job_path}:  # refused before anything was begun: leave nothing
+            shutil.rmtree(run.root)
+        raise JobError(report["error"])
+    if code == STOPPED:
+        raise JobError(f"training was stopped from outside at step {report['stopped_at']}; queue again to go on")
+    tail = "\n".join(lines[-LOG_LINES_SHOWN:])
+    raise RuntimeError(f"training failed (exit code {code}); {run.log_path} ends with:\n{tail}")
+
+
+def _report(lines: list[str]) -> dict[str, Any]:
+    """The one JSON object that the command prints as its last line, or nothing where it did not get so far."""
+    try:
+        report = json.loads(lines[-1])
+    except (IndexError, json.JSONDecodeError):
+        return {}
+    return report if isinstance(report, dict) else {}

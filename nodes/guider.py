@@ -1,0 +1,67 @@
+"""AdaptiveGuider: real CFG only where it matters, for SamplerCustomAdvanced."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .widgets import CATEGORY
+
+
+class AdaptiveGuider(io.ComfyNode):
+    """MODEL and conditioning in, GUIDER out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="AdaptiveGuider",
+            display_name="Adaptive Guider",
+            category=CATEGORY,
+            description="CFG that ends once the negative prompt no longer matters, which saves up to half the time.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="Strength of CFG while it is on."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.99,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    tooltip="CFG ends for good when both predictions are this similar (cosine); 1: never.",
+                ),
+                io.Int.Input(
+                    "initial_disabled_steps",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="So many steps at the beginning go without CFG. 2 to 6 help LoRAs trained with guidance above 1.",
+                ),
+                io.Float.Input(
+                    "cfg_start_pct",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="CFG starts after this share of the model's sampling range; 0: at once.",
+                ),
+                io.Float.Input(
+                    "uncond_zero_scale",
+                    default=0.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="After CFG has ended, scale the prediction's contrast as if against an empty one; 0: off.",
+                ),
+            ],
+            outputs=[io.Guider.Output(display_name="GUIDER")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, positive: Any, negative: Any, cfg: float, **rules: Any) -> io.NodeOutput:
+        from .adaptive_cfg import AdaptiveCFGGuider, Rules
+
+        guider = AdaptiveCFGGuider(model, Rules(**rules))
+        guider.set_conds(positive, negative)
+        guider.set_cfg(cfg)
+        return io.NodeOutput(guider)

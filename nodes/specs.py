@@ -1,0 +1,108 @@
+"""The nodes that are nothing but settings: widgets in, one spec of the job out."""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer_core.job import FlowSpec, LoraSpec, OptimizerSpec, Spec, TrainingSpec, TreadRoute, ValidationSpec
+from .widgets import (
+    CATEGORY,
+    FlowConfigWire,
+    LoraConfigWire,
+    OptimizerConfigWire,
+    TrainingOptionsWire,
+    TreadRoutes,
+    ValidationConfigWire,
+    lines_of,
+    read_spec,
+    widgets,
+)
+
+ON_TRAIN_NODE = frozenset({"max_train_steps", "seed", "device"})  # TrainLoRA asks for the first two and knows the third
+
+
+class LoRAConfig(io.ComfyNode):
+    """LoraSpec."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema("LoRAConfig", "LoRA Config", LoraSpec, LoraConfigWire)
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(read_spec("lora", values, "LoRAConfig"))
+
+
+class OptimizerConfig(io.ComfyNode):
+    """OptimizerSpec."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema("OptimizerConfig", "Optimizer Config", OptimizerSpec, OptimizerConfigWire)
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(read_spec("optimizer", values, "OptimizerConfig"))
+
+
+class FlowScheduleConfig(io.ComfyNode):
+    """FlowSpec."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema("FlowScheduleConfig", "Flow Schedule Config", FlowSpec, FlowConfigWire)
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(read_spec("flow", values, "FlowScheduleConfig"))
+
+
+class ValidationConfig(io.ComfyNode):
+    """ValidationSpec."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema("ValidationConfig", "Validation Config", ValidationSpec, ValidationConfigWire)
+
+    @classmethod
+    def execute(cls, validation_prompts: str, **values: Any) -> io.NodeOutput:
+        prompts = lines_of(validation_prompts)
+        return io.NodeOutput(read_spec("validation", {"validation_prompts": prompts, **values}, "ValidationConfig"))
+
+
+class TrainingOptions(io.ComfyNode):
+    """TrainingSpec, but for what TrainLoRA itself asks for."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema("TrainingOptions", "Training Options", TrainingSpec, TrainingOptionsWire, ON_TRAIN_NODE)
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(read_spec("training", values, "TrainingOptions"))
+
+
+class TREADRoute(io.ComfyNode):
+    """TreadRoute; several are chained."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        schema = _schema("TREADRoute", "TREAD Route", TreadRoute, TreadRoutes)
+        schema.inputs.append(TreadRoutes.Input("previous_routes", optional=True, tooltip="Routes that this one is added to."))
+        return schema
+
+    @classmethod
+    def execute(cls, previous_routes: tuple[TreadRoute, ...] = (), **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(read_spec("routes", [*previous_routes, values], "TREADRoute"))
+
+
+def _schema(node_id: str, title: str, spec: type[Spec], wire: Any, leave_out: frozenset[str] = frozenset()) -> io.Schema:
+    """The schema of a node whose widgets are the fields of a spec."""
+    return io.Schema(
+        node_id=node_id,
+        display_name=title,
+        category=CATEGORY,
+        description=spec.__doc__ or "",
+        inputs=widgets(spec, leave_out=leave_out),
+        outputs=[wire.Output(display_name=wire.io_type)],
+    )

@@ -1,0 +1,189 @@
+"""TrainLoRA: the specs become one job, the job becomes a LoRA, and the run's events show on the node.
+
+The node is idempotent on disk. Its job and its pictures name the run folder; a run found finished is returned, one found
+unfinished goes on. So it does not matter when ComfyUI forgets what it has computed.
+"""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comfy_api.latest import io
+from PIL import Image
+
+from ..trainer_core.events import Event
+from ..trainer_core.job import BaseModelSpec, DatasetSpec, TrainingSpec, TrainJob, parse_job
+from .child import train
+from .folders import home_dir, loras_dir, output_dir
+from .pictures import load_pictures
+from .widgets import (
+    CATEGORY,
+    FlowConfigWire,
+    FluxTrainModel,
+    LoraConfigWire,
+    OptimizerConfigWire,
+    TrainDataset,
+    TrainingOptionsWire,
+    TrainRun,
+    TreadRoutes,
+    ValidationConfigWire,
+    widget,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_METADATA = 1 << 20  # in characters; ComfyUI's model library and drag-and-drop read headers of a few MiB at most
+PREVIEW_PIXELS = 512
+
+log = logging.getLogger(__name__)
+
+
+class TrainLoRA(io.ComfyNode):
+    """Everything that a run needs in; the LoRA, its file and its pictures out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TrainLoRA",
+            display_name="Train LoRA",
+            category=CATEGORY,
+            description="Trains in its own process. Cancel saves; queue it again to go on. A finished run returns at once.",
+            is_output_node=True,
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                FluxTrainModel.Input("model", tooltip="The base, from Load FLUX for Training."),
+                TrainDataset.Input("dataset", tooltip="The pictures, from Dataset Bucket."),
+                widget(TrainJob, "name"),
+                widget(TrainingSpec, "max_train_steps"),
+                # not "seed": the browser would put a widget behind it that changes it on every run
+                widget(TrainingSpec, "seed", "training_seed"),
+                LoraConfigWire.Input("lora", optional=True, tooltip="From LoRA Config; without it its defaults."),
+                TreadRoutes.Input("routes", optional=True, tooltip="From TREAD Route; without it no token skips a layer."),
+                OptimizerConfigWire.Input("optimizer", optional=True, tooltip="From Optimizer Config, or its defaults."),
+                FlowConfigWire.Input("flow", optional=True, tooltip="From Flow Schedule Config, or its defaults."),
+                ValidationConfigWire.Input("validation", optional=True, tooltip="From Validation Config, or its defaults."),
+                TrainingOptionsWire.Input("options", optional=True, tooltip="From Training Options, or its defaults."),
+            ],
+            outputs=[
+                io.LoraModel.Output(display_name="LORA_MODEL"),
+                io.String.Output(display_name="path"),
+                io.LossMap.Output(display_name="LOSS_MAP"),
+                io.Image.Output(display_name="samples"),
+                TrainRun.Output(display_name="TRAIN_RUN"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: BaseModelSpec,
+        dataset: tuple[DatasetSpec, ...],
+        name: str,
+        max_train_steps: int,
+        training_seed: int,
+        options: TrainingSpec | None = None,
+        **specs: Any,
+    ) -> io.NodeOutput:
+        import comfy.model_management as management
+
+        device = "cpu" if management.get_torch_device().type == "cpu" else "cuda"
+        training = (options or TrainingSpec()).model_dump()
+        training |= {"max_train_steps": max_train_steps, "seed": training_seed, "device": device}
+        parts = {"base": model, "datasets": dataset, "training": training, **specs}
+        job = parse_job({"name": name, **parts, "metadata": _metadata(cls.hidden)}, "TrainLoRA")
+        result = train(
+            job,
+            home_dir(),
+            free_memory=_free_memory,
+            on_event=NodeProgress(cls.hidden.unique_id),
+            on_tick=management.throw_exception_if_processing_interrupted,
+        )
+        path = _offer(Path(result["lora"]), loras_dir() / f"{result['run_id']}.safetensors")
+        samples = load_pictures(map(Path, result["samples"])) if result["samples"] else _no_samples()
+        losses = {"loss": result["losses"]}
+        shown = {"images": [_shown(path) for path in (result["before_after"], result["loss_curve"]) if path]}
+        return io.NodeOutput(_lora(path), str(path), losses, samples, result["run_dir"], ui=shown)
+
+
+class NodeProgress:
+    """A listener that shows events on a node: the bar of the phase, and the newest sample.
+
+    ComfyUI could show a line of text as well (send_progress_text), but its browser side would save that text into the workflow
+    as if it were the value of one more widget.
+    """
+
+    def __init__(self, node_id: str):
+        from comfy.utils import ProgressBar
+
+        self._bar = ProgressBar(1, node_id=node_id)
+
+    def __call__(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "phase" and event["total"]:
+            self._bar.update_absolute(event["done"], event["total"])
+        elif kind == "step":
+            self._bar.update_absolute(event["step"], event["steps"])
+        elif kind == "sample":
+            with Image.open(event["path"]) as file:
+                preview = ("JPEG", file.convert("RGB"), PREVIEW_PIXELS)
+            self._bar.update_absolute(self._bar.current, preview=preview)
+        elif kind == "warning":
+            log.warning("%s", event["message"])
+
+
+def _free_memory() -> None:
+    """Give the card to the training; what ComfyUI still needs it loads again."""
+    import comfy.model_management as management
+
+    management.unload_all_models()
+    management.soft_empty_cache()
+
+
+def _metadata(hidden: Any) -> dict[str, str]:
+    """The graph, for the LoRA's header: dropping the file on the canvas brings the graph back."""
+    from comfy.cli_args import args
+
+    if args.disable_metadata:
+        return {}
+    graph = {"prompt": hidden.prompt, "workflow": (hidden.extra_pnginfo or {}).get("workflow")}
+    entries = {name: json.dumps(value) for name, value in graph.items() if value}
+    if sum(map(len, entries.values())) > MOST_METADATA:
+        log.warning("the workflow is too large for the LoRA's header and is left out")
+        return {}
+    return entries
+
+
+def _offer(lora: Path, path: Path) -> Path:
+    """Copy the LoRA to where ComfyUI's LoRA loaders find it."""
+    if not path.exists() or path.stat().st_mtime_ns < lora.stat().st_mtime_ns:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        shutil.copyfile(lora, temporary)
+        os.replace(temporary, path)
+    return path
+
+
+def _lora(path: Path) -> "dict[str, Tensor]":
+    """The LoRA's tensors. Normal ones: those made in ComfyUI's inference mode could not be trained on or changed later."""
+    import torch
+    from safetensors.torch import load_file
+
+    with torch.inference_mode(False):
+        return load_file(path)
+
+
+def _no_samples() -> Any:
+    """What stands for pictures where none were asked for: nodes that need them are told why."""
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    return ExecutionBlocker("TrainLoRA made no samples, because num_validation_images is 0")
+
+
+def _shown(path: str) -> dict[str, str]:
+    """A picture below the output folder, as the browser asks for it."""
+    relative = Path(path).relative_to(output_dir())
+    return {"filename": relative.name, "subfolder": relative.parent.as_posix(), "type": "output"}

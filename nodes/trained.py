@@ -1,0 +1,51 @@
+"""LoadTrainedFlux: MODEL, CLIP and VAE of the very files that a run was trained on, with its LoRA applied."""
+
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..trainer_core.errors import JobError
+from ..trainer_core.run_dir import RunDir
+from .widgets import CATEGORY, TrainRun
+
+
+class LoadTrainedFlux(io.ComfyNode):
+    """A run in, what is needed to sample with its LoRA out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadTrainedFlux",
+            display_name="Load Trained FLUX",
+            category=CATEGORY,
+            description="Loads the base that a run was trained on, with the trained LoRA on it, ready to sample.",
+            inputs=[
+                TrainRun.Input("run", tooltip="The run, from Train LoRA."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Strength of the LoRA; 0 is the untrained base, to compare with.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL"),
+                io.Clip.Output(display_name="CLIP"),
+                io.Vae.Output(display_name="VAE"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, run: str, strength: float) -> io.NodeOutput:
+        run_dir = RunDir(Path(run))
+        result = run_dir.result()
+        if result is None:
+            raise JobError(
+                f"LoadTrainedFlux: {run} holds no finished run; if it was deleted, train it again under another name"
+            )
+        from .comfy_flux import apply_lora, load_flux
+
+        model, clip, vae = load_flux(run_dir.job().base)
+        return io.NodeOutput(apply_lora(model, Path(result["lora"]), strength), clip, vae)

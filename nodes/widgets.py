@@ -1,0 +1,103 @@
+"""Widgets made from the fields of the job, and the names of our sockets.
+
+A field of a spec states its default, range, choices and meaning once, in `trainer_core/job.py`; the widget and its tooltip
+are derived here. Values come back through `read_spec`, so a node refuses a wrong value with the words of the command line.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from comfy_api.latest import io
+from pydantic.fields import FieldInfo
+
+from ..trainer_core.job import Spec, parse_job
+
+CATEGORY = "FLUX LoRA"
+LARGEST_WIDGET_INT = 2**53 - 1  # the browser keeps numbers as doubles and would round a larger one
+
+FluxTrainModel = io.Custom("FLUX_TRAIN_MODEL")
+TrainDataset = io.Custom("TRAIN_DATASET")
+LoraConfigWire = io.Custom("LORA_CONFIG")
+TreadRoutes = io.Custom("TREAD_ROUTES")
+OptimizerConfigWire = io.Custom("OPTIMIZER_CONFIG")
+FlowConfigWire = io.Custom("FLOW_CONFIG")
+ValidationConfigWire = io.Custom("VALIDATION_CONFIG")
+TrainingOptionsWire = io.Custom("TRAINING_OPTIONS")
+TrainRun = io.Custom("TRAIN_RUN")
+
+
+def widgets(spec: type[Spec], *, leave_out: frozenset[str] = frozenset()) -> list[io.Input]:
+    """One widget a field, in the order of the fields. Saved workflows rely on that order: append, never insert."""
+    return [widget(spec, name) for name in spec.model_fields if name not in leave_out]
+
+
+def widget(spec: type[Spec], field: str, name: str = "", **changes: Any) -> io.Input:
+    """The widget of one field, under the field's name or another; `changes` override what the field says."""
+    info = spec.model_fields[field]
+    kind = get_origin(info.annotation) or info.annotation
+    make, options = _KINDS[kind](info)
+    return make(name or field, **{"tooltip": info.description, **options, **changes})
+
+
+def read_spec(part: str, value: Any, node: str) -> Any:
+    """One part of a job, validated; `part` is its field in TrainJob. JobError in the words of `job.py`."""
+    job = parse_job({"datasets": [{"instance_data_dir": "."}], part: value}, node)
+    return getattr(job, part)
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines of a text widget that hold something."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+Made = tuple[Callable[..., io.Input], Mapping[str, Any]]
+
+
+def _combo(info: FieldInfo) -> Made:
+    return io.Combo.Input, {"options": list(get_args(info.annotation)), "default": info.default}
+
+
+def _boolean(info: FieldInfo) -> Made:
+    return io.Boolean.Input, {"default": info.default}
+
+
+def _int(info: FieldInfo) -> Made:
+    low, high = _bounds(info)
+    return io.Int.Input, {"default": info.default, "min": low, "max": min(high, LARGEST_WIDGET_INT)}
+
+
+def _float(info: FieldInfo) -> Made:
+    low, high = _bounds(info)
+    return io.Float.Input, {"default": info.default, "min": low, "max": high, "step": _step(info.default)}
+
+
+def _text(info: FieldInfo) -> Made:
+    return io.String.Input, {"default": "" if info.is_required() else info.default}
+
+
+def _lines(info: FieldInfo) -> Made:
+    return io.String.Input, {"default": "\n".join(info.default), "multiline": True}
+
+
+_KINDS: dict[Any, Callable[[FieldInfo], Made]] = {
+    Literal: _combo,
+    bool: _boolean,
+    int: _int,
+    float: _float,
+    str: _text,
+    tuple: _lines,
+}
+
+
+def _bounds(info: FieldInfo) -> tuple[Any, Any]:
+    """The smallest and largest value. A bound that is itself not allowed is left to validation, which can say so."""
+    lows = [limit.ge if isinstance(limit, Ge) else limit.gt for limit in info.metadata if isinstance(limit, Ge | Gt)]
+    highs = [limit.le if isinstance(limit, Le) else limit.lt for limit in info.metadata if isinstance(limit, Le | Lt)]
+    return lows[0], highs[0]
+
+
+def _step(default: float) -> float:
+    """Two digits finer than the default, which the arrows of the widget then change sensibly: 1e-6 for 1e-4."""
+    return 10.0 ** (math.floor(math.log10(default)) - 2) if 0 < default < 1 else 0.01

@@ -1,0 +1,114 @@
+"""From pictures to a picture with the trained LoRA, on one canvas, as the example workflow ships."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfy_client import Outcome, queue
+from comfy_server import Server
+from graphs import EXAMPLE, EXAMPLES, STEPS, Prompt, change, find, load_workflow, only, picture
+from PIL import Image, ImageChops
+from safetensors import safe_open
+from workflow import to_prompt
+
+
+def run_dir_of(server: Server, name: str) -> Path:
+    return next(server.runs_dir.glob(f"{name}-*"))
+
+
+def saved(server: Server, prompt: Prompt, node_id: str = "") -> Image.Image:
+    """The first picture that the graph saves."""
+    outcome = queue(server.url, prompt)
+    assert outcome.status == "success", outcome.error
+    return picture(server.output_dir, outcome.outputs[node_id or find(prompt, "SaveImage")]["images"][0])
+
+
+def test_the_example_runs_to_saved_pictures(server: Server, example: Prompt, trained: Outcome) -> None:
+    images = trained.outputs[find(example, "SaveImage")]["images"]
+    assert len(images) == 4
+    assert picture(server.output_dir, images[0]).size == (64, 64)
+    assert trained.previews > 0
+    assert trained.of("progress")[-1]["max"] > 0
+
+
+def test_every_key_of_the_lora_is_applied(server: Server, trained: Outcome) -> None:
+    log = server.log()
+    assert "lora key not loaded" not in log
+    assert "NOT LOADED" not in log
+
+
+def test_the_train_node_shows_before_and_after_and_the_loss(server: Server, example: Prompt, trained: Outcome) -> None:
+    names = [image["filename"] for image in trained.outputs[find(example, "TrainLoRA")]["images"]]
+    assert names == ["before_after.png", "loss_curve.png"]
+
+
+def test_the_lora_is_offered_to_comfyui_and_carries_the_workflow(server: Server, trained: Outcome) -> None:
+    lora = next((server.output_dir / "loras").glob("pico-demo-*.safetensors"))
+    with safe_open(lora, framework="np") as file:
+        header = file.metadata()
+    assert json.loads(header["workflow"]) == load_workflow(EXAMPLE)
+    assert "TrainLoRA" in header["prompt"]
+    offered = server.get("/object_info/LoraLoaderModelOnly")["LoraLoaderModelOnly"]["input"]["required"]["lora_name"][0]
+    assert lora.name in offered
+
+
+def test_a_finished_job_queued_again_trains_nothing(forgetful: Server, example: Prompt, trained: Outcome) -> None:
+    events = run_dir_of(forgetful, "pico-demo") / "events.jsonl"
+    before = events.read_bytes()
+    outcome = queue(forgetful.url, only(example, "TrainLoRA"))
+    assert outcome.status == "success", outcome.error
+    assert outcome.of("execution_cached")[0]["nodes"] == []
+    assert outcome.seconds < 5
+    assert events.read_bytes() == before
+
+
+def test_comfyui_makes_the_picture_that_the_trainer_made(server: Server, example: Prompt, trained: Outcome) -> None:
+    prompt = change(only(example, "SaveImage"), "RandomNoise", noise_seed=0)
+    prompt = change(prompt, "EmptySD3LatentImage", batch_size=1)
+    prompt = change(prompt, "AdaptiveGuider", threshold=1.0)
+    ours = Image.open(run_dir_of(server, "pico-demo") / "samples" / f"step-{STEPS:06d}" / "00.png").convert("RGB")
+    difference = np.abs(np.asarray(saved(server, prompt), dtype=float) - np.asarray(ours, dtype=float))
+    assert difference.mean() < 0.5, difference.mean()
+
+
+def test_strength_zero_is_the_base_and_strength_one_is_not(server: Server, example: Prompt, trained: Outcome) -> None:
+    prompt = change(only(example, "SaveImage"), "BasicScheduler", steps=4)
+    run = LoraRun(prompt)
+    lora = next((server.output_dir / "loras").glob("pico-demo-*.safetensors")).name
+    with_lora, without = saved(server, run.strength(1.0)), saved(server, run.strength(0.0))
+    assert ImageChops.difference(with_lora, without).getbbox() is not None
+    assert saved(server, run.by_comfyui(lora, 0.0)).tobytes() == without.tobytes()
+    assert saved(server, run.by_comfyui(lora, 1.0)).tobytes() == with_lora.tobytes()
+
+
+class LoraRun:
+    """Variants of a graph that differ in how the LoRA comes onto the model."""
+
+    def __init__(self, prompt: Prompt):
+        self._prompt = prompt
+
+    def strength(self, strength: float) -> Prompt:
+        return change(self._prompt, "LoadTrainedFlux", strength=strength)
+
+    def by_comfyui(self, lora: str, strength: float) -> Prompt:
+        """The base, and ComfyUI's own LoRA loader behind it."""
+        prompt = self.strength(0.0)
+        model = [find(prompt, "LoadTrainedFlux"), 0]
+        prompt = change(change(prompt, "AdaptiveGuider", model=["lora", 0]), "BasicScheduler", model=["lora", 0])
+        inputs = {"model": model, "lora_name": lora, "strength_model": strength}
+        return prompt | {"lora": {"class_type": "LoraLoaderModelOnly", "inputs": inputs}}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_a_shipped_workflow_fits_the_nodes_and_has_a_square_thumbnail(server: Server, path: Path) -> None:
+    workflow = load_workflow(path)
+    to_prompt(workflow, server.get("/object_info"))
+    ends = {link[0]: (link[1], link[3]) for link in workflow["links"]}
+    for node in workflow["nodes"]:
+        for entry in node["inputs"]:
+            assert entry["link"] is None or ends[entry["link"]][1] == node["id"]
+        for output in node["outputs"]:
+            assert all(ends[link][0] == node["id"] for link in output["links"] or [])
+    with Image.open(path.with_suffix(".jpg")) as thumbnail:
+        assert thumbnail.width == thumbnail.height
