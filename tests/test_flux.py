@@ -1,5 +1,6 @@
 """Model files: names, shapes, loading, and what is said of the wrong ones."""
 
+import json
 import struct
 
 import pytest
@@ -7,10 +8,11 @@ import torch
 from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file, save_file
 
+from trainer_core import pico
 from trainer_core.adapter.targets import TARGET_SUFFIXES, target_modules
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES, fingerprint, read_header
-from trainer_core.flux.flavours import FLAVOURS
+from trainer_core.flux.flavours import FLAVOURS, SamplerDefaults
 from trainer_core.flux.load import FluxShape, config, empty_transformer, load_transformer, read_shape
 from trainer_core.flux.names import linear_names, norm_names, to_diffusers, to_original
 from trainer_core.flux.predict import predict_velocity
@@ -163,3 +165,11 @@ def test_text_files_in_each_others_place_are_refused(tmp_path):
         load_t5(bare, torch.float32, CPU)
     with pytest.raises(JobError, match="is not a CLIP-L text encoder"):
         load_clip(bare, torch.float32, CPU)
+
+
+def test_pico_is_sampled_as_it_was_measured():
+    measured = json.loads((pico.WEIGHTS_DIR / "recommended.json").read_text(encoding="utf-8"))
+    flavour = FLAVOURS["pico"]
+    assert (flavour.t5_max_length, flavour.clip_max_length) == (measured["max_length"],) * 2
+    sampler = SamplerDefaults(measured["steps"], measured["guidance"], measured["cfg"], measured["shift"])
+    assert flavour.sampler == sampler

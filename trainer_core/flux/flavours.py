@@ -30,7 +30,7 @@ class Flavour:
 
 
 FLAVOURS: dict[str, Flavour] = {
-    "pico": Flavour("flux-1-pico", 32, 32, 16, 64, SamplerDefaults(20, 3.0, 3.0, 1.0)),
+    "pico": Flavour("flux-1-pico", 32, 32, 16, 64, SamplerDefaults(20, 2.5, 3.0, 2.0)),
     "dev": Flavour("flux-1-dev", 512, 77, 64, 1024, SamplerDefaults(20, 3.5, 1.0, 0.0)),
     "krea": Flavour("flux-1-dev", 512, 77, 64, 1024, SamplerDefaults(28, 4.5, 1.0, 0.0)),
     "schnell": Flavour("flux-1-schnell", 256, 77, 64, 1024, SamplerDefaults(4, 0.0, 1.0, 1.0)),
