@@ -16,7 +16,8 @@ from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.flux.load import load_transformer, read_shape
 from trainer_core.flux.predict import predict_velocity
-from trainer_core.job import TrainJob, parse_job
+from trainer_core.job import TrainJob
+from trainer_core.job_file import parse_job
 
 SHAPE = read_shape(PICO_FILES.transformer)
 
@@ -30,7 +31,7 @@ def velocity(transformer) -> torch.Tensor:
     text, pooled = torch.randn(1, 8, SHAPE.t5_width, generator=random), torch.randn(1, SHAPE.clip_width, generator=random)
     with torch.no_grad():
         x = torch.randn(1, 16, 8, 8, generator=random)
-        return predict_velocity(transformer, x, torch.tensor([0.5]), text, pooled, 3.0)
+        return predict_velocity(transformer, x, torch.tensor([0.5]), text, pooled, torch.tensor([3.0]))
 
 
 def adapted(job: TrainJob, seed: int = 0):

@@ -36,7 +36,7 @@ def velocity(transformer: FluxTransformer2DModel) -> torch.Tensor:
     text, pooled = torch.randn(2, 5, 16, generator=random), torch.randn(2, 8, generator=random)
     x = torch.randn(2, 16, 6, 4, generator=random)
     with torch.no_grad():
-        return predict_velocity(transformer, x, torch.tensor([0.2, 0.9]), text, pooled, 1.0)
+        return predict_velocity(transformer, x, torch.tensor([0.2, 0.9]), text, pooled, torch.ones(2))
 
 
 def test_the_table_names_every_weight_of_full_flux():

@@ -10,7 +10,18 @@ import pytest
 from support import ROOT
 
 CODE = sorted(path for folder in ("trainer_core", "nodes", "tools") for path in (ROOT / folder).rglob("*.py"))
-LIGHT = {"job", "events", "run_dir", "errors", "pico", "flux.flavours", "data.buckets", "data.captions", "data.index"}
+LIGHT = {
+    "job",
+    "job_file",
+    "events",
+    "run_dir",
+    "errors",
+    "pico",
+    "flux.flavours",
+    "data.buckets",
+    "data.captions",
+    "data.index",
+}
 HEAVY = {"torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "matplotlib"}
 COMFY = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 

@@ -4,7 +4,8 @@ import pytest
 
 from support import job_data
 from trainer_core.errors import JobError
-from trainer_core.job import TrainJob, dump_job, load_job, parse_job, parse_size
+from trainer_core.job import TrainJob, parse_size
+from trainer_core.job_file import dump_job, load_job, parse_job
 
 
 def test_a_job_survives_the_way_through_json(tmp_path, pictures):

@@ -11,8 +11,9 @@ from trainer_core import flow
 from trainer_core.data.buckets import Bucket, bucket_for, fit_centre, round_to_grid
 from trainer_core.flux.latents import image_ids, pack, text_ids, unpack
 from trainer_core.flux.predict import told_sigma
-from trainer_core.job import OptimizerSpec
-from trainer_core.optim import learning_rate_at
+from trainer_core.job import FlowSpec, OptimizerSpec
+from trainer_core.objective import Objective, draw_guidance, draw_sigma
+from trainer_core.optim import learning_rate_at, make_clip
 from trainer_core.rng import generator
 from trainer_core.validation.pictures import running_mean
 
@@ -77,11 +78,92 @@ def test_the_dynamic_shift_has_the_known_values(edge, shift):
     assert flow.dynamic_shift((edge // 16) ** 2) == pytest.approx(shift, abs=1e-3)
 
 
-def test_sigmas_have_the_median_that_the_shift_says():
-    sigmas = flow.sample_sigmas(20_000, 1.0, 3.0, generator(0, 0, "test"))
-    assert sigmas.median().item() == pytest.approx(0.75, abs=0.01)
-    unshifted = flow.sample_sigmas(20_000, 1.0, 0.0, generator(0, 0, "test"))
-    assert unshifted.median().item() == pytest.approx(0.5, abs=0.01)
+def sigmas_of(num_tokens: int = 16, count: int = 4000, **fields) -> torch.Tensor:
+    spec = FlowSpec(**fields)
+    return torch.stack([draw_sigma(spec, num_tokens, generator(0, number, "test")) for number in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_tokens", "median"),
+    [
+        ({}, 16, 0.5),
+        ({"flow_schedule_shift": 3.0}, 16, 0.75),
+        ({"flow_schedule_auto_shift": True}, 4096, 3.158 / 4.158),
+        ({"flow_use_uniform_schedule": True}, 16, 0.5),
+        ({"flow_use_uniform_schedule": True, "flow_schedule_shift": 3.0}, 16, 0.75),
+        ({"flow_use_beta_schedule": True, "flow_beta_schedule_alpha": 1.0, "flow_beta_schedule_beta": 3.0}, 16, 0.206),
+    ],
+)
+def test_each_density_has_its_median(fields, num_tokens, median):
+    sigmas = sigmas_of(num_tokens, **fields)
+    assert sigmas.median().item() == pytest.approx(median, abs=0.02)
+    assert sigmas.min() >= 0 and sigmas.max() <= 1 and sigmas.dtype == torch.float32
+
+
+def test_the_sigmoid_scale_is_the_spread_of_the_logit():
+    assert torch.logit(sigmas_of(flow_sigmoid_scale=0.5)).std().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_listed_noise_levels_are_picked_as_they_are():
+    assert set(sigmas_of(flow_custom_timesteps=(0.25, 0.5)).tolist()) == {0.25, 0.5}
+    fast = sigmas_of(flux_fast_schedule=True)
+    assert set(fast.tolist()) == {0.25, 0.5, 0.75, 1.0}
+    assert (fast == 1).float().mean().item() == pytest.approx(0.7, abs=0.03)
+
+
+def test_guidance_is_constant_or_drawn_from_its_range():
+    def drawn(**fields) -> list[float]:
+        return [draw_guidance(FlowSpec(**fields), generator(0, n, "test")).item() for n in range(200)]
+
+    assert set(drawn(flux_guidance_value=3.5)) == {3.5}
+    values = drawn(flux_guidance_mode="random-range", flux_guidance_min=1.0, flux_guidance_max=3.0)
+    assert 1 <= min(values) < 1.1 and 2.9 < max(values) <= 3
+
+
+def test_densities_and_shifts_that_exclude_each_other_are_refused():
+    for fields, words in (
+        ({"flux_fast_schedule": True, "flow_use_beta_schedule": True}, "exclude each other"),
+        ({"flow_schedule_shift": 3.0, "flow_schedule_auto_shift": True}, "exclude each other"),
+        ({"flux_fast_schedule": True, "flow_schedule_shift": 3.0}, "no effect"),
+        ({"flow_custom_timesteps": (0.5, 1.5)}, "got 1.5"),
+        ({"flux_guidance_min": 5.0}, "above flux_guidance_max"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            FlowSpec(**fields)
+
+
+def test_huber_losses_are_square_near_zero_and_linear_far_away():
+    width = torch.tensor(0.1)
+    near, far = torch.tensor(1e-3), torch.tensor(100.0)
+    assert flow.huber_loss(near, width).item() == pytest.approx(1e-6, rel=1e-3)
+    assert flow.huber_loss(far, width).item() == pytest.approx(2 * 0.1 * 100, rel=1e-2)
+    assert flow.smooth_l1_loss(near, width).item() == pytest.approx(1e-6 / 0.1, rel=1e-3)
+    assert flow.smooth_l1_loss(far, width).item() == pytest.approx(200, rel=1e-2)
+    assert flow.l2_loss(far, width).item() == 10_000
+
+
+def test_the_huber_width_really_depends_on_sigma():
+    sigma = torch.tensor([0.0, 0.5, 1.0])
+    assert flow.huber_width(sigma, 0.1, "constant").tolist() == pytest.approx([0.1, 0.1, 0.1])
+    assert flow.huber_width(sigma, 0.1, "exponential").tolist() == pytest.approx([1.0, 0.1**0.5, 0.1])
+    assert flow.huber_width(sigma, 0.1, "snr").tolist() == pytest.approx([1.0, 0.325, 0.1])
+
+
+def test_input_perturbation_noises_the_input_and_not_the_target():
+    latent = torch.zeros(2, 16, 4, 4)
+
+    def draw(step: int, **fields):
+        generators = [generator(0, step, f"sample {position}") for position in range(2)]
+        return Objective(FlowSpec(**fields), torch.float32).draw(latent, step, generators)
+
+    plain, perturbed = draw(0), draw(0, input_perturbation=0.1, input_perturbation_steps=10)
+    assert torch.equal(plain.noise_BCHW, plain.input_noise_BCHW)
+    assert torch.equal(plain.noise_BCHW, perturbed.noise_BCHW) and torch.equal(plain.sigma_B, perturbed.sigma_B)
+    assert (perturbed.input_noise_BCHW - perturbed.noise_BCHW).std().item() == pytest.approx(0.1, abs=0.01)
+    later = draw(5, input_perturbation=0.1, input_perturbation_steps=10)
+    assert (later.input_noise_BCHW - later.noise_BCHW).std().item() == pytest.approx(0.05, abs=0.01)
+    over = draw(10, input_perturbation=0.1, input_perturbation_steps=10)
+    assert torch.equal(over.noise_BCHW, over.input_noise_BCHW)
 
 
 def test_packing_is_that_of_diffusers():
@@ -112,13 +194,39 @@ def test_randomness_is_a_function_of_seed_step_and_purpose():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_learning_rate_warms_up_and_follows_its_course():
-    cosine = OptimizerSpec(lr_scheduler="cosine", learning_rate=1.0, lr_warmup_steps=4)
-    rates = [learning_rate_at(cosine, step, 24) for step in range(24)]
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[14] == pytest.approx(0.5) and rates[-1] < 0.01
-    constant = OptimizerSpec(lr_scheduler="constant", learning_rate=0.5, lr_warmup_steps=4)
-    assert {learning_rate_at(constant, step, 24) for step in range(24)} == {0.5}
+@pytest.mark.parametrize(
+    ("fields", "rates"),
+    [
+        ({"lr_scheduler": "constant"}, [1, 1, 1, 1, 1]),
+        ({"lr_scheduler": "linear"}, [1, 0.75, 0.5, 0.25, 0]),
+        ({"lr_scheduler": "linear", "lr_end": 0.2}, [1, 0.8, 0.6, 0.4, 0.2]),
+        ({"lr_scheduler": "cosine"}, [1, 0.8536, 0.5, 0.1464, 0]),
+        ({"lr_scheduler": "cosine_with_restarts", "lr_num_cycles": 2}, [1, 0.5, 1, 0.5, 1]),
+        ({"lr_scheduler": "polynomial", "lr_power": 2.0}, [1, 0.5625, 0.25, 0.0625, 0]),
+        ({"lr_scheduler": "sine"}, [0, 0.7071, 1, 0.7071, 0]),
+        ({"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 24}, [0.04, 0.28, 0.52, 0.76, 1]),
+    ],
+)
+def test_the_learning_rate_follows_its_course_over_the_run(fields, rates):
+    spec = OptimizerSpec(learning_rate=1.0, **fields)
+    assert [learning_rate_at(spec, step, 24) for step in (0, 6, 12, 18, 24)] == pytest.approx(rates, abs=1e-4)
+
+
+def test_a_warm_up_comes_before_the_course():
+    spec = OptimizerSpec(lr_scheduler="cosine", learning_rate=1.0, lr_warmup_steps=4)
+    assert [learning_rate_at(spec, step, 24) for step in (0, 1, 2, 3, 4, 14)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 0.5])
+
+
+def test_clipping_scales_the_whole_gradient_or_cuts_each_number():
+    def clipped(**fields) -> tuple[list[float], float]:
+        parameter = torch.nn.Parameter(torch.zeros(2))
+        parameter.grad = torch.tensor([3.0, 4.0])
+        norm = make_clip(OptimizerSpec(**fields))([parameter])
+        return parameter.grad.tolist(), norm.item()
+
+    assert clipped(max_grad_norm=1.0) == (pytest.approx([0.6, 0.8]), 5.0)
+    assert clipped(max_grad_norm=10.0) == ([3.0, 4.0], 5.0)
+    assert clipped(max_grad_norm=3.5, grad_clip_method="value") == ([3.0, 3.5], 5.0)
 
 
 def test_the_running_mean_is_unbiased_at_its_start():

@@ -17,7 +17,8 @@ from trainer_core.context import RunContext
 from trainer_core.data.cache import read_entry, write_entry
 from trainer_core.errors import JobError, StopRequested
 from trainer_core.events import FIELDS, EventLog, EventReader
-from trainer_core.job import TrainJob, parse_job
+from trainer_core.job import TrainJob
+from trainer_core.job_file import parse_job
 from trainer_core.run_dir import RunDir, run_dir_for
 from trainer_core.setup import prepare
 from trainer_core.train import run

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import JobError, StopRequested
-from .job import TrainJob, dump_job, load_job
+from .job import TrainJob
+from .job_file import dump_job, load_job
 from .run_dir import RunDir, run_dir_for
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 3

@@ -9,15 +9,35 @@ Esser et al. 2024 (arXiv 2403.03206) eqs. 19 and 23.
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+# schnell's few steps, as SimpleTuner's flux_fast_schedule draws them
+FAST_SIGMAS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25)
 
-def sample_sigmas(count: int, scale: float, shift: float, generator: torch.Generator) -> Tensor:
-    """(count,) float32 in (0, 1): sigmoid(scale * normal), shifted. `shift` 0 or 1 leaves them as they are."""
-    sigmas = torch.sigmoid(scale * torch.randn(count, generator=generator))
-    return shift_sigmas(sigmas, shift) if shift else sigmas
+
+def sigmoid_sigma(generator: torch.Generator, scale: float) -> Tensor:
+    """() float32 in (0, 1): sigmoid(scale * normal), the logit-normal density."""
+    return torch.sigmoid(scale * torch.randn((), generator=generator))
+
+
+def uniform_sigma(generator: torch.Generator) -> Tensor:
+    """() float32 in [0, 1)."""
+    return torch.rand((), generator=generator)
+
+
+def beta_sigma(generator: torch.Generator, alpha: float, beta: float) -> Tensor:
+    """() float32 in (0, 1) of a Beta density; drawn by numpy, since torch's takes no generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.tensor(np.random.default_rng(seed).beta(alpha, beta), dtype=torch.float32)
+
+
+def listed_sigma(generator: torch.Generator, sigmas: Sequence[float]) -> Tensor:
+    """() float32: one of the list, each place as likely as the others."""
+    return torch.tensor(sigmas[int(torch.randint(len(sigmas), (), generator=generator))])
 
 
 def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
@@ -52,6 +72,34 @@ def euler_step(x: Tensor, prediction: Tensor, sigma: Tensor, next_sigma: Tensor)
     return x + (next_sigma - sigma) * prediction
 
 
-def mse_per_sample(prediction: Tensor, target: Tensor) -> Tensor:
-    """(B,) float32: the squared error, averaged over everything but the batch."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
+def huber_width(sigma_B: Tensor, c: float, schedule: str) -> Tensor:
+    """(B,) the error at which Huber's loss turns from square to linear.
+
+    constant: c. exponential: c ** sigma, from 1 at the image to c at noise. snr: from 1 to c with the square of the signal's
+    share, (1 - c)(1 - sigma)^2 + c.
+    """
+    return {
+        "constant": torch.full_like(sigma_B, c),
+        "exponential": c**sigma_B,
+        "snr": (1 - c) * (1 - sigma_B).square() + c,
+    }[schedule]
+
+
+def l2_loss(difference: Tensor, width: Tensor) -> Tensor:
+    """The squared error, element by element; the width has no part in it."""
+    return difference.square()
+
+
+def huber_loss(difference: Tensor, width: Tensor) -> Tensor:
+    """Pseudo-Huber: about the square of small errors, 2 * width * error for large ones."""
+    return 2 * width * ((difference.square() + width.square()).sqrt() - width)
+
+
+def smooth_l1_loss(difference: Tensor, width: Tensor) -> Tensor:
+    """Pseudo-Huber over its width: about twice the absolute value of large errors, whatever the width."""
+    return 2 * ((difference.square() + width.square()).sqrt() - width)
+
+
+def mean_per_sample(loss_BCHW: Tensor) -> Tensor:
+    """(B,) averaged over everything but the batch."""
+    return loss_BCHW.flatten(1).mean(dim=1)

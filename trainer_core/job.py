@@ -4,18 +4,12 @@ A `TrainJob` is a frozen tree of plain values. JSON in, JSON out; it is written 
 reproduces the run alone. Each field states its default, meaning, unit and range here and nowhere else: node widgets, their
 tooltips, and error messages are made from these fields. Names are those of SimpleTuner's FLUX options where it has one.
 
-Unknown fields, wrong types and values out of range are all reported at once, each with its path and, where there is one, the
-name that was probably meant. No torch here: ComfyUI's nodes import this file.
+`job_file.py` reads and writes it and says what is wrong with one. No torch here: ComfyUI's nodes import this file.
 """
 
-import difflib
-import json
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from .errors import JobError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 JOB_VERSION = 1
 
@@ -143,25 +137,42 @@ class OptimizerSpec(Spec):
     learning_rate: float = Field(
         1e-4, gt=0.0, le=1.0, description="Step size. For a FLUX LoRA 1e-4 is a sound start, 1e-3 burns."
     )
-    lr_scheduler: Literal["constant", "constant_with_warmup", "cosine"] = Field(
-        "constant_with_warmup", description="Course of the learning rate over the run."
-    )
+    lr_scheduler: Literal[
+        "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine"
+    ] = Field("constant_with_warmup", description="Course of the learning rate from the warm-up to the last step of the run.")
     lr_warmup_steps: int = Field(
         0, ge=0, le=100_000, description="Optimiser steps over which the learning rate rises from zero."
     )
     adam_beta1: float = Field(0.9, ge=0.0, lt=1.0, description="Memory of the gradient's mean.")
     adam_beta2: float = Field(0.999, ge=0.0, lt=1.0, description="Memory of the gradient's square.")
     adam_weight_decay: float = Field(0.01, ge=0.0, le=1.0, description="Pull of the weights towards zero.")
-    max_grad_norm: float = Field(
-        1.0, gt=0.0, le=1e6, description="The gradient is scaled down to this norm where it is longer."
+    max_grad_norm: float = Field(1.0, gt=0.0, le=1e6, description="Largest gradient; see grad_clip_method.")
+    grad_clip_method: Literal["norm", "value"] = Field(
+        "norm", description="norm: the whole gradient is scaled down to length max_grad_norm. value: each number is cut at it."
     )
+    lr_end: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Learning rate at the end of linear, cosine and polynomial, and at the low points of the others.",
+    )
+    lr_power: float = Field(1.0, gt=0.0, le=10.0, description="Power of the polynomial course; 1 is linear.")
+    lr_num_cycles: int = Field(
+        1, ge=1, le=1000, description="How often cosine_with_restarts starts again, or sine rises, over the run."
+    )
+
+    @model_validator(mode="after")
+    def _ends_below_its_start(self) -> "OptimizerSpec":
+        if self.lr_end > self.learning_rate:
+            raise ValueError(f"lr_end {self.lr_end} is above learning_rate {self.learning_rate}; lower it")
+        return self
 
 
 class FlowSpec(Spec):
-    """Which noise levels are trained, and what guidance the model is told."""
+    """Which noise levels are trained, what guidance the model is told, and how its error is counted."""
 
     flow_sigmoid_scale: float = Field(
-        1.0, gt=0.0, le=10.0, description="Spread of the noise levels: sigma = sigmoid(scale * normal)."
+        1.0, gt=0.0, le=10.0, description="Spread of the noise levels: sigma = sigmoid(scale * normal). The default density."
     )
     flow_schedule_shift: float = Field(
         0.0,
@@ -178,6 +189,61 @@ class FlowSpec(Spec):
     caption_dropout_probability: float = Field(
         0.0, ge=0.0, le=1.0, description="Share of the samples whose caption is replaced by the empty one."
     )
+    flow_schedule_auto_shift: bool = Field(
+        False, description="Shift by the number of image tokens as FLUX.1 dev samples: 1.88 at 512 px, 3.16 at 1024 px."
+    )
+    flow_use_uniform_schedule: bool = Field(False, description="Draw every noise level alike, instead of by the sigmoid.")
+    flow_use_beta_schedule: bool = Field(False, description="Draw noise levels of a Beta density, instead of by the sigmoid.")
+    flow_beta_schedule_alpha: float = Field(2.0, gt=0.0, le=100.0, description="Beta density: larger draws nearer to noise.")
+    flow_beta_schedule_beta: float = Field(2.0, gt=0.0, le=100.0, description="Beta density: larger draws nearer to the image.")
+    flow_custom_timesteps: tuple[float, ...] = Field(
+        (), description="Noise levels to pick from, one a line, each from 0 (image) to 1 (noise); never shifted."
+    )
+    flux_fast_schedule: bool = Field(
+        False, description="Pick from schnell's few noise levels, mostly pure noise; never shifted."
+    )
+    flux_guidance_mode: Literal["constant", "random-range"] = Field(
+        "constant",
+        description="constant: flux_guidance_value. random-range: anew for each sample, between flux_guidance_min and flux_guidance_max.",
+    )
+    flux_guidance_min: float = Field(0.0, ge=0.0, le=100.0, description="Lowest guidance of random-range.")
+    flux_guidance_max: float = Field(4.0, ge=0.0, le=100.0, description="Highest guidance of random-range.")
+    loss_type: Literal["l2", "huber", "smooth_l1"] = Field(
+        "l2",
+        description="How errors count: l2 by their square; huber and smooth_l1 let large ones, such as of odd pictures, count less.",
+    )
+    huber_schedule: Literal["snr", "exponential", "constant"] = Field(
+        "snr",
+        description="How huber_c depends on the noise level: snr and exponential are near l2 at the image and reach huber_c at noise.",
+    )
+    huber_c: float = Field(0.1, gt=0.0, le=100.0, description="Error at which huber and smooth_l1 turn from square to linear.")
+    input_perturbation: float = Field(
+        0.0, ge=0.0, le=1.0, description="Extra noise on the model's input alone, against overfitting; 0.1 is usual, 0: none."
+    )
+    input_perturbation_steps: int = Field(
+        0, ge=0, le=10_000_000, description="Steps over which input_perturbation falls to 0; 0: it stays."
+    )
+
+    @model_validator(mode="after")
+    def _one_density(self) -> "FlowSpec":
+        on = [name for name in DENSITIES if getattr(self, name)]
+        if len(on) > 1:
+            raise ValueError(f"{' and '.join(on)} exclude each other; keep one")
+        shifts = [name for name in ("flow_schedule_shift", "flow_schedule_auto_shift") if getattr(self, name)]
+        if len(shifts) > 1:
+            raise ValueError("flow_schedule_shift and flow_schedule_auto_shift exclude each other; set the shift to 0")
+        unshifted = [name for name in on if name in ("flow_custom_timesteps", "flux_fast_schedule")]
+        if unshifted and shifts:
+            raise ValueError(f"{shifts[0]} has no effect with {unshifted[0]}, whose noise levels are as given; take one out")
+        wrong = [sigma for sigma in self.flow_custom_timesteps if not 0 <= sigma <= 1]
+        if wrong:
+            raise ValueError(f"flow_custom_timesteps are noise levels from 0 to 1; got {wrong[0]}")
+        if self.flux_guidance_min > self.flux_guidance_max:
+            raise ValueError("flux_guidance_min is above flux_guidance_max; exchange them")
+        return self
+
+
+DENSITIES = ("flow_custom_timesteps", "flux_fast_schedule", "flow_use_uniform_schedule", "flow_use_beta_schedule")
 
 
 class ValidationSpec(Spec):
@@ -274,64 +340,3 @@ def parse_size(text: str) -> tuple[int, int]:
     if min(width, height) < 16 or width % 16 or height % 16:
         raise ValueError(f"validation_resolution {text!r}: both edges must be multiples of 16 and at least 16")
     return width, height
-
-
-def parse_job(data: Any, source: str = "job") -> TrainJob:
-    """A validated job, or one JobError that lists every problem with its path and mend."""
-    try:
-        return TrainJob.model_validate(data)
-    except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise JobError(f"{source} is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def load_job(path: Path) -> TrainJob:
-    """Read a job file; JobError when it is missing, not JSON, or not a job."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise JobError(f"there is no job file {path}; `flux-lora demo --print-job` prints one to start from") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise JobError(f"{path} is not JSON: {error}") from None
-    return parse_job(data, str(path))
-
-
-def dump_job(job: TrainJob) -> str:
-    """The job as indented JSON, every default spelt out."""
-    return json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-
-
-def _explain(problem: Any) -> str:
-    """One validation problem of pydantic's as one line in our words."""
-    path = ".".join(["job", *map(str, problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        parent, _, name = path.rpartition(".")
-        close = difflib.get_close_matches(name, _known_fields(problem["loc"][:-1]), n=1, cutoff=0.6)
-        hint = f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(_known_fields(problem['loc'][:-1]))}"
-        return f"{parent}: unknown field {name!r}{hint}"
-    if problem["type"] == "missing":
-        return f"{path}: is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(problem["input"], dict | BaseModel) else f" (got {problem['input']!r})"
-    return f"{path}: {message}{shown}"
-
-
-def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    """The field names of the spec that this path of the job leads to."""
-    model: type[BaseModel] = TrainJob
-    for part in location:
-        if isinstance(part, str):
-            model = _SPEC_OF[part]
-    return list(model.model_fields)
-
-
-_SPEC_OF: dict[str, type[BaseModel]] = {
-    "base": BaseModelSpec,
-    "datasets": DatasetSpec,
-    "lora": LoraSpec,
-    "routes": TreadRoute,
-    "optimizer": OptimizerSpec,
-    "flow": FlowSpec,
-    "validation": ValidationSpec,
-    "training": TrainingSpec,
-}

@@ -29,7 +29,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import JobError
-from .job import TrainJob, load_job
+from .job import TrainJob
+from .job_file import load_job
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 RESULT_PATHS = ("lora", "before_after", "loss_curve")

@@ -1,41 +1,33 @@
 """One optimisation step, on one screen: noise, sigma, x_sigma, predict, target, loss, backward, clip, update."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor
+from torch.nn import Parameter
 
 from . import flow
 from .data.batches import Batch, BatchPlan
 from .errors import JobError
-from .flux.predict import predict_velocity, told_sigma
+from .flux.predict import predict_velocity
+from .objective import Objective
 from .rng import generator
 
-
-@dataclass(frozen=True)
-class Objective:
-    """What is trained at which noise levels; see FlowSpec for the meaning of each."""
-
-    sigmoid_scale: float
-    shift: float
-    guidance: float
+Clip = Callable[[list[Parameter]], Tensor]
 
 
 def flow_loss(
     transformer: FluxTransformer2DModel, batch: Batch, objective: Objective, seed: int, step: int, first: int
 ) -> Tensor:
-    """(B,) float32 losses. `first` is the position of the batch's first sample among those of the step: noise and sigma
-    belong to the sample, however the step is divided into batches."""
-    device = transformer.device
-    latent_BCHW = batch.latent_BCHW
-    draws = [generator(seed, step, f"sample {first + position}") for position in range(len(latent_BCHW))]
-    noise_BCHW = torch.stack([torch.randn(latent_BCHW.shape[1:], generator=draw) for draw in draws])
-    sigma_B = torch.cat([flow.sample_sigmas(1, objective.sigmoid_scale, objective.shift, draw) for draw in draws])
-    sigma_B = told_sigma(sigma_B, transformer.dtype)
-    x_BCHW = flow.add_noise(latent_BCHW, noise_BCHW, sigma_B).to(device)
-    prediction = predict_velocity(transformer, x_BCHW, sigma_B, batch.text_BLD, batch.pooled_BP, objective.guidance)
-    return flow.mse_per_sample(prediction, flow.velocity(latent_BCHW, noise_BCHW).to(device))
+    """(B,) float32 losses. `first` is the position of the batch's first sample among those of the step: what is drawn
+    belongs to the sample, however the step is divided into batches."""
+    generators = [generator(seed, step, f"sample {first + position}") for position in range(len(batch.names))]
+    draw = objective.draw(batch.latent_BCHW, step, generators)
+    x_BCHW = flow.add_noise(batch.latent_BCHW, draw.input_noise_BCHW, draw.sigma_B)
+    prediction = predict_velocity(transformer, x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B)
+    target = flow.velocity(batch.latent_BCHW, draw.noise_BCHW).to(prediction.device)
+    return objective.losses(prediction, target, draw.sigma_B)
 
 
 def train_step(
@@ -46,7 +38,7 @@ def train_step(
     *,
     step: int,
     accumulation: int,
-    max_grad_norm: float,
+    clip: Clip,
     seed: int,
 ) -> tuple[float, float]:
     """Optimiser step number `step`, counted from 0; returns the mean loss over its samples and the gradient's norm.
@@ -64,7 +56,7 @@ def train_step(
         loss += share.detach()
         first += len(losses_B)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    norm = clip(parameters)
     if not torch.isfinite(loss + norm):
         names = sorted({name for batch in batches for name in batch.names})
         raise JobError(

@@ -23,11 +23,12 @@ from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_pictures
 from .data.index import count_buckets
 from .flux.load import load_transformer
-from .job import dump_job
-from .optim import learning_rate_at, make_optimizer, set_learning_rate
+from .job_file import dump_job
+from .objective import Objective
+from .optim import learning_rate_at, make_clip, make_optimizer, set_learning_rate
 from .run_dir import RunDir, write_atomically
 from .setup import Setup, write_manifest
-from .step import Objective, train_step
+from .step import train_step
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
@@ -136,7 +137,7 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
     job, training = setup.job, setup.job.training
     last_step = training.max_train_steps
-    objective = Objective(job.flow.flow_sigmoid_scale, job.flow.flow_schedule_shift, job.flow.flux_guidance_value)
+    objective, clip = Objective(job.flow, setup.dtype), make_clip(job.optimizer)
     plan = BatchPlan(
         setup.samples,
         job.datasets,
@@ -160,7 +161,7 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
             objective,
             step=step,
             accumulation=training.gradient_accumulation_steps,
-            max_grad_norm=job.optimizer.max_grad_norm,
+            clip=clip,
             seed=training.seed,
         )
         trainee.losses.append(loss)

@@ -8,17 +8,22 @@ from .latents import image_ids, pack, text_ids, unpack
 
 
 def predict_velocity(
-    transformer: FluxTransformer2DModel, x_BCHW: Tensor, sigma_B: Tensor, text_BLD: Tensor, pooled_BP: Tensor, guidance: float
+    transformer: FluxTransformer2DModel,
+    x_BCHW: Tensor,
+    sigma_B: Tensor,
+    text_BLD: Tensor,
+    pooled_BP: Tensor,
+    guidance_B: Tensor,
 ) -> Tensor:
-    """(B, 16, H, W) float32. `guidance` is the raw value; it is fed only where the model has the embedder."""
-    B, _, H, W = x_BCHW.shape
+    """(B, 16, H, W) float32. `guidance_B` is the raw value; it is fed only where the model has the embedder."""
+    _, _, H, W = x_BCHW.shape
     device, dtype = transformer.device, transformer.dtype
     tokens = transformer(
         hidden_states=pack(x_BCHW).to(device, dtype),
         encoder_hidden_states=text_BLD.to(device, dtype),
         pooled_projections=pooled_BP.to(device, dtype),
         timestep=sigma_B.to(device),
-        guidance=torch.full((B,), guidance, device=device) if transformer.config.guidance_embeds else None,
+        guidance=guidance_B.to(device) if transformer.config.guidance_embeds else None,
         img_ids=image_ids(H, W).to(device),
         txt_ids=text_ids(text_BLD.shape[1]).to(device),
         return_dict=False,

@@ -112,15 +112,16 @@ def _guided_velocity(
 ) -> Tensor:
     """The predicted velocity, with real CFG in one pass of twice the batch where it is on."""
     B = len(x)
+    guidance = torch.full((2 * B,), settings.guidance)
     if settings.guidance_real <= 1:
-        return predict_velocity(transformer, x, sigma.expand(B), text_BLD, pooled_BP, settings.guidance)
+        return predict_velocity(transformer, x, sigma.expand(B), text_BLD, pooled_BP, guidance[:B])
     both = predict_velocity(
         transformer,
         torch.cat([x, x]),
         sigma.expand(2 * B),
         torch.cat([text_BLD, negative.text_BLD.expand(B, -1, -1)]),
         torch.cat([pooled_BP, negative.pooled_BP.expand(B, -1)]),
-        settings.guidance,
+        guidance,
     )
     positive, unconditional = both.chunk(2)
     return unconditional + settings.guidance_real * (positive - unconditional)

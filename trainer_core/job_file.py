@@ -1,0 +1,86 @@
+"""Jobs from JSON and to JSON, and what is said of one that is wrong.
+
+Unknown fields, wrong types and values out of range are all reported at once, each with its path and, where there is one, the
+name that was probably meant.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from .errors import JobError
+from .job import (
+    BaseModelSpec,
+    DatasetSpec,
+    FlowSpec,
+    LoraSpec,
+    OptimizerSpec,
+    TrainingSpec,
+    TrainJob,
+    TreadRoute,
+    ValidationSpec,
+)
+
+
+def parse_job(data: Any, source: str = "job") -> TrainJob:
+    """A validated job, or one JobError that lists every problem with its path and mend."""
+    try:
+        return TrainJob.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()]
+        raise JobError(f"{source} is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def load_job(path: Path) -> TrainJob:
+    """Read a job file; JobError when it is missing, not JSON, or not a job."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise JobError(f"there is no job file {path}; `flux-lora demo --print-job` prints one to start from") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise JobError(f"{path} is not JSON: {error}") from None
+    return parse_job(data, str(path))
+
+
+def dump_job(job: TrainJob) -> str:
+    """The job as indented JSON, every default spelt out."""
+    return json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def _explain(problem: Any) -> str:
+    """One validation problem of pydantic's as one line in our words."""
+    path = ".".join(["job", *map(str, problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        parent, _, name = path.rpartition(".")
+        close = difflib.get_close_matches(name, _known_fields(problem["loc"][:-1]), n=1, cutoff=0.6)
+        hint = f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(_known_fields(problem['loc'][:-1]))}"
+        return f"{parent}: unknown field {name!r}{hint}"
+    if problem["type"] == "missing":
+        return f"{path}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(problem["input"], dict | BaseModel) else f" (got {problem['input']!r})"
+    return f"{path}: {message}{shown}"
+
+
+def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+    """The field names of the spec that this path of the job leads to."""
+    model: type[BaseModel] = TrainJob
+    for part in location:
+        if isinstance(part, str):
+            model = _SPEC_OF[part]
+    return list(model.model_fields)
+
+
+_SPEC_OF: dict[str, type[BaseModel]] = {
+    "base": BaseModelSpec,
+    "datasets": DatasetSpec,
+    "lora": LoraSpec,
+    "routes": TreadRoute,
+    "optimizer": OptimizerSpec,
+    "flow": FlowSpec,
+    "validation": ValidationSpec,
+    "training": TrainingSpec,
+}
