@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 
 from ..trainer_core.errors import JobError
 from ..trainer_core.events import EventReader, Listener
-from ..trainer_core.job import TrainJob, dump_job
+from ..trainer_core.job import TrainJob
+from ..trainer_core.job_file import dump_job
 from ..trainer_core.run_dir import RunDir, run_dir_for, write_atomically
 
 PACK_ROOT = Path(__file__).parents[1]

@@ -53,8 +53,9 @@ class FlowScheduleConfig(io.ComfyNode):
         return _schema("FlowScheduleConfig", "Flow Schedule Config", FlowSpec, FlowConfigWire)
 
     @classmethod
-    def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("flow", values, "FlowScheduleConfig"))
+    def execute(cls, flow_custom_timesteps: str, **values: Any) -> io.NodeOutput:
+        sigmas = lines_of(flow_custom_timesteps)
+        return io.NodeOutput(read_spec("flow", {"flow_custom_timesteps": sigmas, **values}, "FlowScheduleConfig"))
 
 
 class ValidationConfig(io.ComfyNode):

@@ -12,7 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from comfy_api.latest import io
 from pydantic.fields import FieldInfo
 
-from ..trainer_core.job import Spec, parse_job
+from ..trainer_core.job import Spec
+from ..trainer_core.job_file import parse_job
 
 CATEGORY = "FLUX LoRA"
 LARGEST_WIDGET_INT = 2**53 - 1  # the browser keeps numbers as doubles and would round a larger one
@@ -78,7 +79,7 @@ def _text(info: FieldInfo) -> Made:
 
 
 def _lines(info: FieldInfo) -> Made:
-    return io.String.Input, {"default": "\n".join(info.default), "multiline": True}
+    return io.String.Input, {"default": "\n".join(map(str, info.default)), "multiline": True}
 
 
 _KINDS: dict[Any, Callable[[FieldInfo], Made]] = {

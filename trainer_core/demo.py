@@ -35,7 +35,7 @@ def demo_job() -> TrainJob:
         base=BaseModelSpec(model_flavour="pico"),
         datasets=(DatasetSpec(id="two-tone emoji", instance_data_dir=str(pico.DEMO_PICTURES_DIR)),),
         lora=LoraSpec(lora_rank=16, flux_lora_target="all+ffs"),
-        optimizer=OptimizerSpec(learning_rate=2e-3, lr_warmup_steps=20),
+        optimizer=OptimizerSpec(learning_rate=2e-3, lr_scheduler="cosine", lr_warmup_steps=20, lr_end=1e-4),
         flow=FlowSpec(flow_schedule_shift=2.0, flux_guidance_value=2.5, caption_dropout_probability=0.1),
         validation=ValidationSpec(validation_prompts=prompts),
         training=TrainingSpec(max_train_steps=400, train_batch_size=8, gradient_checkpointing=False),

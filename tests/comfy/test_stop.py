@@ -23,7 +23,7 @@ for name, path in (("pack", root), ("pack.nodes", root + "/nodes")):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [path]
 from pack.nodes.child import train
-from pack.trainer_core.job import load_job
+from pack.trainer_core.job_file import load_job
 train(load_job(Path(job)), Path(home), free_memory=lambda: None, on_event=lambda event: None, on_tick=lambda: None)
 """
 
