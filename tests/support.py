@@ -10,6 +10,12 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from trainer_core.cli import main
+from trainer_core.context import RunContext
+from trainer_core.events import EventLog
+from trainer_core.job import TrainJob
+from trainer_core.run_dir import run_dir_for
+from trainer_core.setup import prepare
+from trainer_core.train import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((96, 96), (120, 80), (80, 120))
@@ -61,3 +67,20 @@ class Command:
             self.stdout, self.stderr = out.getvalue(), err.getvalue()
         lines = self.stdout.strip().splitlines()
         self.report = json.loads(lines[-1]) if lines else {}
+
+
+def run_in_process(job: TrainJob, out: Path, cache: Path, stop_before: int | None = None) -> dict:
+    """Run in this process; the stop is wished for before that step."""
+    run_dir = run_dir_for(job, out)
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    seen: list[dict] = []
+    events = EventLog(run_dir.events_path, seen.append)
+
+    def should_stop() -> bool:
+        steps = [event["step"] for event in seen if event["event"] == "step"]
+        return stop_before is not None and bool(steps) and steps[-1] >= stop_before
+
+    try:
+        return run(prepare(job), RunContext(run_dir, cache, events, should_stop))
+    finally:
+        events.close()

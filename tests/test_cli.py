@@ -58,8 +58,10 @@ def test_a_target_that_matches_no_module(start, pictures):
     assert "lora.flux_lora_target 'tiny' matches no layer" in message and "choose another target" in message
 
 
-def test_routes_are_refused_until_tread_is_built(start, pictures):
-    assert "TREAD is not built yet" in start(job_data(pictures, routes=[{"selection_ratio": 0.5}]))
+def test_routes_that_the_base_cannot_take(start, pictures):
+    routes = [{"start_layer_idx": 1, "end_layer_idx": 9}, {"start_layer_idx": 4, "end_layer_idx": 2}]
+    message = start(job_data(pictures, routes=routes))
+    assert "routes.0" in message and "routes.1" in message
 
 
 def test_a_picture_that_breaks_off_is_named_when_it_is_decoded(tmp_path, cache):

@@ -153,8 +153,7 @@ def test_input_perturbation_noises_the_input_and_not_the_target():
     latent = torch.zeros(2, 16, 4, 4)
 
     def draw(step: int, **fields):
-        generators = [generator(0, step, f"sample {position}") for position in range(2)]
-        return Objective(FlowSpec(**fields), torch.float32).draw(latent, step, generators)
+        return Objective(FlowSpec(**fields), torch.float32, seed=0).draw(latent, step, first=0)
 
     plain, perturbed = draw(0), draw(0, input_perturbation=0.1, input_perturbation_steps=10)
     assert torch.equal(plain.noise_BCHW, plain.input_noise_BCHW)

@@ -11,34 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from support import ROOT, Command, job_data, make_pictures
+from support import ROOT, Command, job_data, make_pictures, run_in_process
 from trainer_core.checkpoint import restore_latest
-from trainer_core.context import RunContext
 from trainer_core.data.cache import read_entry, write_entry
 from trainer_core.errors import JobError, StopRequested
-from trainer_core.events import FIELDS, EventLog, EventReader
-from trainer_core.job import TrainJob
+from trainer_core.events import FIELDS, EventReader
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import RunDir, run_dir_for
-from trainer_core.setup import prepare
-from trainer_core.train import run
-
-
-def train(job: TrainJob, out: Path, cache: Path, stop_before: int | None = None) -> dict:
-    """Run in this process; the stop is wished for before that step."""
-    run_dir = run_dir_for(job, out)
-    run_dir.root.mkdir(parents=True, exist_ok=True)
-    seen: list[dict] = []
-    events = EventLog(run_dir.events_path, seen.append)
-
-    def should_stop() -> bool:
-        steps = [event["step"] for event in seen if event["event"] == "step"]
-        return stop_before is not None and bool(steps) and steps[-1] >= stop_before
-
-    try:
-        return run(prepare(job), RunContext(run_dir, cache, events, should_stop))
-    finally:
-        events.close()
 
 
 def events_of(run_dir: Path) -> list[dict]:
@@ -105,12 +84,12 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, pictures, cache, preci
             training={"gradient_accumulation_steps": 2, "checkpoint_step_interval": 0},
         )
     )
-    straight = train(job, tmp_path / "straight", cache)
+    straight = run_in_process(job, tmp_path / "straight", cache)
     for step in (1, 4):
         with pytest.raises(StopRequested) as stopped:
-            train(job, tmp_path / "resumed", cache, stop_before=step)
+            run_in_process(job, tmp_path / "resumed", cache, stop_before=step)
         assert stopped.value.step == step
-    resumed = train(job, tmp_path / "resumed", cache)
+    resumed = run_in_process(job, tmp_path / "resumed", cache)
     assert resumed["losses"] == straight["losses"]
     assert Path(resumed["lora"]).read_bytes() == Path(straight["lora"]).read_bytes()
     starts = [e["resumed_from"] for e in events_of(Path(resumed["run_dir"])) if e["event"] == "started"]
@@ -124,8 +103,24 @@ def test_training_lowers_the_loss_on_what_it_sees(tmp_path, pictures, cache):
         optimizer={"learning_rate": 3e-3},
         training={"max_train_steps": 40, "train_batch_size": 2},
     )
-    losses = train(parse_job(data), tmp_path, cache)["losses"]
+    losses = run_in_process(parse_job(data), tmp_path, cache)["losses"]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+
+
+def test_a_routed_run_trains_differently_resumes_exactly_and_samples_whole(tmp_path, pictures, cache):
+    routes = [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}]
+    validation = {"num_validation_images": 1, "validation_num_inference_steps": 2}
+    plain = run_in_process(parse_job(job_data(pictures, validation=validation)), tmp_path, cache)
+    job = parse_job(job_data(pictures, routes=routes, validation=validation))
+    routed = run_in_process(job, tmp_path / "straight", cache)
+    assert routed["losses"] != plain["losses"]
+    with pytest.raises(StopRequested):
+        run_in_process(job, tmp_path / "resumed", cache, stop_before=3)
+    assert Path(run_in_process(job, tmp_path / "resumed", cache)["lora"]).read_bytes() == Path(routed["lora"]).read_bytes()
+    base = [RunDir(Path(r["run_dir"])).sample_path(0, 0).read_bytes() for r in (plain, routed)]
+    assert base[0] == base[1]
+    manifest = json.loads(RunDir(Path(routed["run_dir"])).manifest_path.read_text())
+    assert manifest["routes"] == [{"ratio": 0.5, "first": 1, "last": 4}]
 
 
 def test_accumulation_equals_the_large_batch(tmp_path, cache):
@@ -136,7 +131,7 @@ def test_accumulation_equals_the_large_batch(tmp_path, cache):
     files = []
     for batch, accumulation in ((5, 1), (1, 5), (3, 2)):
         data["training"] |= {"train_batch_size": batch, "gradient_accumulation_steps": accumulation, "max_train_steps": 2}
-        result = train(parse_job(data), tmp_path / f"{batch}", cache)
+        result = run_in_process(parse_job(data), tmp_path / f"{batch}", cache)
         norms = [event["grad_norm"] for event in events_of(Path(result["run_dir"])) if event["event"] == "step"]
         files.append((result["losses"] + norms, load_file(result["lora"])))
     (large_numbers, large), *others = files
@@ -148,7 +143,9 @@ def test_accumulation_equals_the_large_batch(tmp_path, cache):
 
 def test_checkpointing_changes_memory_not_numbers(tmp_path, pictures, cache):
     losses = [
-        train(parse_job(job_data(pictures, training={"gradient_checkpointing": on})), tmp_path / str(on), cache)["losses"]
+        run_in_process(parse_job(job_data(pictures, training={"gradient_checkpointing": on})), tmp_path / str(on), cache)[
+            "losses"
+        ]
         for on in (False, True)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -156,7 +153,7 @@ def test_checkpointing_changes_memory_not_numbers(tmp_path, pictures, cache):
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, pictures, cache):
     job = parse_job(job_data(pictures, training={"checkpoint_step_interval": 2, "checkpoints_total_limit": 3}))
-    result = train(job, tmp_path, cache)
+    result = run_in_process(job, tmp_path, cache)
     run_dir = RunDir(Path(result["run_dir"]))
     newest = run_dir.checkpoints_dir / "step-00000006" / "adapter.safetensors"
     data = bytearray(newest.read_bytes())
@@ -171,11 +168,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, pictur
 
 def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path, pictures):
     job = parse_job(job_data(pictures, training={"checkpoint_step_interval": 1}))
-    train(job, tmp_path / "clean", tmp_path / "cache")
+    run_in_process(job, tmp_path / "clean", tmp_path / "cache")
     for entry in (tmp_path / "cache" / "latents").rglob("*.safetensors"):
         write_entry(entry, {"latent": torch.full_like(read_entry(entry)["latent"], float("nan"))})
     with pytest.raises(JobError, match=r"step 1: the loss \(nan\).*were not touched.*ball_"):
-        train(job, tmp_path / "poisoned", tmp_path / "cache")
+        run_in_process(job, tmp_path / "poisoned", tmp_path / "cache")
     assert not run_dir_for(job, tmp_path / "poisoned").checkpoints_dir.exists()
 
 
@@ -222,7 +219,7 @@ def test_a_run_folder_has_one_owner_at_a_time(tmp_path, pictures, cache):
 
 
 def test_a_finished_run_may_be_moved(tmp_path, pictures, cache):
-    result = train(parse_job(job_data(pictures)), tmp_path / "here", cache)
+    result = run_in_process(parse_job(job_data(pictures)), tmp_path / "here", cache)
     (tmp_path / "here").rename(tmp_path / "there")
     moved = RunDir(tmp_path / "there" / result["run_id"]).result()
     assert Path(moved["lora"]).is_file() and Path(moved["loss_curve"]).is_file()

@@ -85,6 +85,7 @@ def _check(args: argparse.Namespace) -> Report:
         "buckets": count_buckets(setup.samples),
         "steps": job.training.max_train_steps,
         "epochs": round(job.training.max_train_steps * job.training.gradient_accumulation_steps / batches, 2),
+        "routes": [f"{span.ratio:.0%} of the image tokens skip layers {span.first} to {span.last}" for span in setup.spans],
         "adapted_layers": len(setup.modules),
         "trainable_parameters": setup.num_parameters,
         "prompts": list(setup.prompts),

@@ -5,14 +5,14 @@ that sample's own generator, in a fixed order: noise, sigma, guidance, perturbat
 depend on the batch that it is in.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
-from . import flow
+from . import flow, rng
 from .flux.predict import told_sigma
 from .job import FlowSpec
 
@@ -39,13 +39,15 @@ class Objective:
 
     spec: FlowSpec
     dtype: torch.dtype
+    seed: int
 
-    def draw(self, latent_BCHW: Tensor, step: int, generators: Sequence[Generator]) -> Draw:
-        """Noise, sigma and guidance for each sample; float32, on the CPU."""
+    def draw(self, latent_BCHW: Tensor, step: int, first: int) -> Draw:
+        """Noise, sigma and guidance for samples number `first` and on of this step; float32, on the CPU."""
         size, num_tokens = latent_BCHW.shape[1:], latent_BCHW.shape[2] * latent_BCHW.shape[3] // 4
         perturbation = self._perturbation(step)
         noise, sigmas, guidance, input_noise = [], [], [], []
-        for generator in generators:
+        for position in range(first, first + len(latent_BCHW)):
+            generator = rng.generator(self.seed, step, f"sample {position}")
             noise.append(torch.randn(size, generator=generator))
             sigmas.append(draw_sigma(self.spec, num_tokens, generator))
             guidance.append(draw_guidance(self.spec, generator))

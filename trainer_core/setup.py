@@ -19,6 +19,7 @@ from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
 from .job import TrainJob
 from .run_dir import RunDir, write_json
+from .tread import Span, resolve_routes
 from .validation.sample import SamplerSettings, sampler_settings
 
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
@@ -26,12 +27,13 @@ DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 @dataclass(frozen=True)
 class Setup:
-    """A job with all that follows from it and from its files. `modules` are the adapted layers."""
+    """A job with all that follows from it and from its files. `modules` are the adapted layers, `spans` the routes."""
 
     job: TrainJob
     flavour: Flavour
     files: ModelFiles
     shape: FluxShape
+    spans: tuple[Span, ...]
     modules: tuple[str, ...]
     num_parameters: int
     samples: tuple[Sample, ...]
@@ -43,11 +45,10 @@ class Setup:
 
 def prepare(job: TrainJob) -> Setup:
     """Check the job against its files and pictures; JobError says what to mend."""
-    if job.routes:
-        raise JobError("routes: TREAD is not built yet in this version; take the TREADRoute out")
     flavour = FLAVOURS[job.base.model_flavour]
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
+    spans = resolve_routes(job.routes, shape.num_double + shape.num_single)
     skeleton = empty_transformer(shape)
     modules = target_modules(skeleton, job.lora.flux_lora_target)
     samples = index_datasets(job.datasets, flavour)
@@ -57,6 +58,7 @@ def prepare(job: TrainJob) -> Setup:
         flavour=flavour,
         files=files,
         shape=shape,
+        spans=spans,
         modules=tuple(modules),
         num_parameters=sum(job.lora.lora_rank * sum(skeleton.get_submodule(name).weight.shape) for name in modules),
         samples=tuple(samples),
@@ -93,6 +95,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "dtype": str(setup.dtype),
         "files": files,
         "base": asdict(setup.shape),
+        "routes": [asdict(span) for span in setup.spans],
         "alpha": effective_alpha(setup.job.lora),
         "parameters": setup.num_parameters,
         "modules": list(setup.modules),

@@ -1,6 +1,6 @@
 """One optimisation step, on one screen: noise, sigma, x_sigma, predict, target, loss, backward, clip, update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -11,23 +11,34 @@ from . import flow
 from .data.batches import Batch, BatchPlan
 from .errors import JobError
 from .flux.predict import predict_velocity
+from .flux.routing import TokenRouter
 from .objective import Objective
 from .rng import generator
+from .tread import Span, draw_kept
 
 Clip = Callable[[list[Parameter]], Tensor]
 
 
 def flow_loss(
-    transformer: FluxTransformer2DModel, batch: Batch, objective: Objective, seed: int, step: int, first: int
+    transformer: FluxTransformer2DModel, batch: Batch, objective: Objective, router: TokenRouter, *, step: int, first: int
 ) -> Tensor:
     """(B,) float32 losses. `first` is the position of the batch's first sample among those of the step: what is drawn
     belongs to the sample, however the step is divided into batches."""
-    generators = [generator(seed, step, f"sample {first + position}") for position in range(len(batch.names))]
-    draw = objective.draw(batch.latent_BCHW, step, generators)
+    draw = objective.draw(batch.latent_BCHW, step, first)
     x_BCHW = flow.add_noise(batch.latent_BCHW, draw.input_noise_BCHW, draw.sigma_B)
-    prediction = predict_velocity(transformer, x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B)
+    with router.routed(draw_routes(router.spans, batch, objective.seed, step, first)):
+        prediction = predict_velocity(transformer, x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B)
     target = flow.velocity(batch.latent_BCHW, draw.noise_BCHW).to(prediction.device)
     return objective.losses(prediction, target, draw.sigma_B)
+
+
+def draw_routes(spans: Sequence[Span], batch: Batch, seed: int, step: int, first: int) -> list[Tensor]:
+    """(B, K) kept image tokens for each route; every sample keeps others."""
+    num_tokens, positions = batch.latent_BCHW[0, 0].numel() // 4, range(first, first + len(batch.names))
+    return [
+        draw_kept(num_tokens, span.ratio, [generator(seed, step, f"route {number} of sample {p}") for p in positions])
+        for number, span in enumerate(spans)
+    ]
 
 
 def train_step(
@@ -35,11 +46,11 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     plan: BatchPlan,
     objective: Objective,
+    router: TokenRouter,
+    clip: Clip,
     *,
     step: int,
     accumulation: int,
-    clip: Clip,
-    seed: int,
 ) -> tuple[float, float]:
     """Optimiser step number `step`, counted from 0; returns the mean loss over its samples and the gradient's norm.
 
@@ -50,7 +61,7 @@ def train_step(
     num_samples = sum(len(batch.names) for batch in batches)
     loss, first = torch.zeros((), device=transformer.device), 0
     for batch in batches:
-        losses_B = flow_loss(transformer, batch, objective, seed, step, first)
+        losses_B = flow_loss(transformer, batch, objective, router, step=step, first=first)
         share = losses_B.sum() / num_samples
         share.backward()
         loss += share.detach()

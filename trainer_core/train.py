@@ -23,6 +23,7 @@ from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_pictures
 from .data.index import count_buckets
 from .flux.load import load_transformer
+from .flux.routing import TokenRouter
 from .job_file import dump_job
 from .objective import Objective
 from .optim import learning_rate_at, make_clip, make_optimizer, set_learning_rate
@@ -35,11 +36,12 @@ from .validation.render import render_prompts
 
 @dataclass(frozen=True)
 class Trainee:
-    """What training changes. `losses` has one entry a step done, so its length is the step."""
+    """What training changes, and the routes that it takes. `losses` has one entry a step done, so its length is the step."""
 
     transformer: FluxTransformer2DModel
     parameters: dict[str, Parameter]
     optimizer: torch.optim.Optimizer
+    router: TokenRouter
     losses: list[float]
 
     @property
@@ -130,14 +132,14 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
         resumed_from=len(losses),
         steps=setup.job.training.max_train_steps,
     )
-    return Trainee(transformer, parameters, optimizer, losses)
+    return Trainee(transformer, parameters, optimizer, TokenRouter(transformer, setup.spans), losses)
 
 
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
     job, training = setup.job, setup.job.training
     last_step = training.max_train_steps
-    objective, clip = Objective(job.flow, setup.dtype), make_clip(job.optimizer)
+    objective, clip = Objective(job.flow, setup.dtype, training.seed), make_clip(job.optimizer)
     plan = BatchPlan(
         setup.samples,
         job.datasets,
@@ -159,10 +161,10 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
             trainee.optimizer,
             plan,
             objective,
+            trainee.router,
+            clip,
             step=step,
             accumulation=training.gradient_accumulation_steps,
-            clip=clip,
-            seed=training.seed,
         )
         trainee.losses.append(loss)
         done = trainee.step

@@ -1,5 +1,6 @@
 """What users give: folders, pictures from the graph, and mistakes, which show on the node in the words of the command line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,23 @@ def test_an_empty_folder_is_refused_on_the_node_in_the_core_s_words(server: Serv
     assert outcome.error.strip() == str(refusal.value)
 
 
-def test_tread_routes_reach_the_job(server: Server, example: Prompt) -> None:
-    prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="routed", routes=["route", 0])
+def test_tread_routes_reach_the_training(server: Server, example: Prompt) -> None:
+    prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="routed", max_train_steps=2, routes=["route", 0])
+    prompt = change(prompt, "ValidationConfig", validation_prompts="", num_validation_images=0)
     inputs = {"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}
     outcome = queue(server.url, prompt | {"route": {"class_type": "TREADRoute", "inputs": inputs}})
+    assert outcome.status == "success", outcome.error
+    manifest = json.loads((next(server.runs_dir.glob("routed-*")) / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["routes"] == [{"ratio": 0.5, "first": 1, "last": 4}]
+
+
+def test_routes_that_the_base_cannot_take_are_named_on_the_node(server: Server, example: Prompt) -> None:
+    prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="unroutable", routes=["route", 0])
+    inputs = {"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": 9}
+    outcome = queue(server.url, prompt | {"route": {"class_type": "TREADRoute", "inputs": inputs}})
     assert (outcome.status, outcome.error_node) == ("error", "TrainLoRA")
-    assert outcome.error.startswith("routes: TREAD")
-    assert "\n" not in outcome.error.strip()
-    assert not list(server.runs_dir.glob("routed-*"))
+    assert "routes.0" in outcome.error
+    assert not list(server.runs_dir.glob("unroutable-*"))
 
 
 @pytest.mark.parametrize(

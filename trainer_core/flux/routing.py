@@ -14,8 +14,9 @@ So a checkpointed block inside a span stores K tokens and not S, and text tokens
 diffusers' rotary function takes one table for the whole batch, but here each sample keeps other positions: the attention of
 the routed blocks gets a processor that does the same with a table for each sample.
 
-Costs one gather and one scatter a span. Needs the non-reentrant checkpointing that diffusers uses by default. ControlNet
-residuals cannot be added inside a span, and the hooks have no counterpart for context parallelism.
+Costs one gather and one scatter a span. Needs the non-reentrant checkpointing that diffusers uses by default; with the
+reentrant kind the backward pass raises. ControlNet residuals cannot be added inside a span, and context parallelism is not
+supported.
 
 Legend: B batch, S image tokens (Kontext's reference tokens included), L text tokens, N = L + S, K kept image tokens, D width,
 H heads, E head width.
@@ -64,6 +65,8 @@ class TokenRouter:
         self.spans = tuple(spans)
         self._transformer = transformer
         self._parcel = _ParcelHook()
+        if not self.spans:
+            return  # a model without routes stays as it is
         _install(transformer, self._parcel)
         for layer, block in enumerate([*transformer.transformer_blocks, *transformer.single_transformer_blocks]):
             opens = next((number for number, span in enumerate(self.spans) if span.first == layer), None)
