@@ -1,6 +1,7 @@
 """Render the glyphs once: python -m tools.pretrain_pico.data --out DIR  (about a minute).
 
-Writes DIR/glyphs.npy (uint8 RGBA, one square per subject) and DIR/subjects.json (characters and names, same order).
+Writes DIR/glyphs.npy (uint8 RGBA, one square per subject), DIR/subjects.json (characters and names, same order) and
+DIR/tokenizer.json, learnt from the captions.
 The later commands draw scenes out of these; nothing else of the font is needed after this.
 """
 
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import text
 from .catalogue import Subject, glyph_array, subjects
 from .files import write_json
 
@@ -24,6 +26,7 @@ def main() -> None:
     chosen = subjects()
     np.save(arguments.out / "glyphs.npy", glyph_array(chosen))
     write_json(arguments.out / "subjects.json", [[subject.character, subject.name] for subject in chosen])
+    text.train_tokenizer(chosen).save(str(arguments.out / text.TOKENIZER_FILE))
     print(json.dumps({"subjects": len(chosen)}))
 
 

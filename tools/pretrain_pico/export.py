@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny, FluxTransformer2DModel
 
-from . import data, files, model, text, vae
+from . import files, model, text, vae
 
 WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "trainer_core" / "pico" / "weights"
 SIZE_LIMIT = 24 * 2**20
@@ -183,7 +183,7 @@ def main() -> None:
         from . import transformer
 
         network, encoders = transformer.load(arguments.transformer)
-    tokenizer = text.train_tokenizer(data.load(arguments.data)[0])
+    tokenizer = text.load_tokenizer(arguments.data)
     tokenizer.enable_truncation(text.MAX_LENGTH)
     tokenizer.enable_padding(length=text.MAX_LENGTH, pad_id=0, pad_token=text.PAD)
     settings = {"steps": arguments.steps, "shift": arguments.shift, "cfg": arguments.cfg, "guidance": model.GUIDANCE}

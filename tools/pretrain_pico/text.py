@@ -9,6 +9,7 @@ the T5-like one a vector for each of the 32 positions, paddings included, as FLU
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -18,6 +19,7 @@ from .catalogue import Subject
 from .scene import BACKGROUNDS, PLACES, PREFIXES, SIZES, Scene, caption
 
 MAX_LENGTH = 32
+TOKENIZER_FILE = "tokenizer.json"
 VOCABULARY = 2200
 PAD, EOS, UNKNOWN = "<pad>", "<eos>", "<unk>"
 ALPHABET = list("abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"-_()/&+#")
@@ -46,6 +48,17 @@ def train_tokenizer(subjects: list[Subject]) -> Tokenizer:
     tokenizer.train_from_iterator(words, trainer)
     eos = tokenizer.token_to_id(EOS)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, eos)])
+    return tokenizer
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that the data command wrote, as it was trained: the encoders must meet the very same one ever after.
+
+    Training it twice gives two: equally frequent pairs are merged in an order that differs from call to call.
+    """
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return tokenizer
 
 

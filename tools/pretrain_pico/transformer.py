@@ -179,7 +179,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     subjects, _ = data.load(arguments.data)
-    batches = Batches(arguments.latents, subjects, text.train_tokenizer(subjects), arguments.seed, arguments.steps)
+    batches = Batches(arguments.latents, subjects, text.load_tokenizer(arguments.data), arguments.seed, arguments.steps)
     train(batches, arguments.out, arguments.steps, arguments.rate)
 
 
