@@ -26,6 +26,7 @@ CONTRACT = {
     "trainer_core.flux",
     "trainer_core.flux.flavours",
     "trainer_core.job",
+    "trainer_core.job_file",
     "trainer_core.pico",
     "trainer_core.run_dir",
 }

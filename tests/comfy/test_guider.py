@@ -70,7 +70,6 @@ def test_with_all_steps_disabled_it_is_cfg_1(server: Server, example: Prompt, tr
 @pytest.mark.parametrize(
     ("sampler", "rules", "expected"),
     [
-        ("euler", {"threshold": 0.0}, (1, STEPS)),
         ("euler", {"initial_disabled_steps": 2}, (STEPS - 2, STEPS)),
         ("euler", {"cfg_start_pct": 0.5}, (2, STEPS)),
         ("heun", {"initial_disabled_steps": 2}, (2 * STEPS - 1 - 3, 2 * STEPS - 1)),
@@ -81,6 +80,13 @@ def test_cfg_is_on_where_the_rules_say(
 ) -> None:
     latent(server, sampling(example, sampler, **rules))
     assert counts(server) == expected
+
+
+def test_cfg_ends_for_good_once_both_predictions_agree(server: Server, example: Prompt, trained: Outcome) -> None:
+    prompt = sampling(example, "euler", threshold=0.99)
+    positive = prompt[find(prompt, "AdaptiveGuider")]["inputs"]["positive"]
+    latent(server, change(prompt, "AdaptiveGuider", negative=positive))
+    assert counts(server) == (1, STEPS)
 
 
 def test_a_guider_that_was_used_before_gives_the_same_numbers(forgetful: Server, example: Prompt, trained: Outcome) -> None:
