@@ -5,12 +5,13 @@ names cost nothing and say exactly what was trained on.
 """
 
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import io
 
 from ..trainer_core.errors import JobError
-from ..trainer_core.job import BaseModelSpec
+from ..trainer_core.specs.base import BaseModelSpec
 from .widgets import CATEGORY, FluxTrainModel, read_spec, widget
 
 NO_FILE = "none"
@@ -33,30 +34,31 @@ class LoadFluxForTraining(io.ComfyNode):
                 _files("clip_l", "text_encoders"),
                 _files("t5", "text_encoders"),
                 widget(BaseModelSpec, "mixed_precision"),
+                _files("assistant_lora", "loras"),
+                widget(BaseModelSpec, "assistant_lora_strength"),
+                widget(BaseModelSpec, "assistant_lora_inference_strength"),
             ],
             outputs=[FluxTrainModel.Output(display_name="FLUX_TRAIN_MODEL")],
         )
 
     @classmethod
-    def execute(
-        cls, model_flavour: str, transformer: str, vae: str, clip_l: str, t5: str, mixed_precision: str
-    ) -> io.NodeOutput:
+    def execute(cls, transformer: str, vae: str, clip_l: str, t5: str, assistant_lora: str, **values: Any) -> io.NodeOutput:
         paths = {
+            "assistant_lora_path": _path("loras", assistant_lora),
             "transformer_path": _path("diffusion_models", transformer),
             "vae_path": _path("vae", vae),
             "clip_l_path": _path("text_encoders", clip_l),
             "t5_path": _path("text_encoders", t5),
         }
-        if model_flavour != "pico":
+        if values["model_flavour"] != "pico":
             paths |= _tokenizers()
-        base = {"model_flavour": model_flavour, "mixed_precision": mixed_precision, **paths}
-        return io.NodeOutput(read_spec("base", base, "LoadFluxForTraining"))
+        return io.NodeOutput(read_spec("base", values | paths, "LoadFluxForTraining"))
 
 
 def _files(name: str, folder: str) -> io.Input:
     """A combo of the .safetensors files in one of ComfyUI's model folders."""
     files = [file for file in folder_paths.get_filename_list(folder) if file.lower().endswith(".safetensors")]
-    tooltip = f"{BaseModelSpec.model_fields[name + '_path'].description} From ComfyUI's {folder} folder; none for pico."
+    tooltip = f"{BaseModelSpec.model_fields[name + '_path'].description} From ComfyUI's {folder} folder."
     return io.Combo.Input(name, options=[NO_FILE, *files], default=NO_FILE, tooltip=tooltip)
 
 

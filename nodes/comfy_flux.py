@@ -26,7 +26,7 @@ from ..trainer_core import pico
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
 from ..trainer_core.flux.text import load_clip, load_t5, load_tokenizer, token_ids
-from ..trainer_core.job import BaseModelSpec
+from ..trainer_core.specs.base import BaseModelSpec
 
 HEAD_DIM = 128
 LORA_SUFFIX = ".lora_A.weight"

@@ -14,8 +14,9 @@ from ..trainer_core import pico
 from ..trainer_core.data.index import index_datasets
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
-from ..trainer_core.job import BaseModelSpec, DatasetSpec
 from ..trainer_core.run_dir import PICTURE_SUFFIXES, dataset_digest
+from ..trainer_core.specs.base import BaseModelSpec
+from ..trainer_core.specs.dataset import DatasetSpec
 from .contact_sheet import describe, draw_contact_sheet
 from .folders import home_dir, input_dir
 from .pictures import keep_batch, to_batch
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEMO_PICTURES = "pico demo pictures"
+PURPOSE = ("dataset_type", "is_regularisation_data", "mask_data_dir", "mask_background_weight", "mask_normalise_area")
 
 
 class DatasetBucket(io.ComfyNode):
@@ -49,6 +51,7 @@ class DatasetBucket(io.ComfyNode):
                 io.String.Input(
                     "captions", optional=True, multiline=True, default="", tooltip="Captions of the images, one a line."
                 ),
+                *(widget(DatasetSpec, name, optional=True) for name in PURPOSE),
                 TrainDataset.Input("previous_dataset", optional=True, tooltip="Datasets that this one is added to."),
                 FluxTrainModel.Input(
                     "model", optional=True, tooltip="The base; without it the buckets shown are those of dev."

@@ -4,7 +4,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer_core.job import FlowSpec, LoraSpec, OptimizerSpec, Spec, TrainingSpec, TreadRoute, ValidationSpec
+from ..trainer_core.specs.adapter import LoraSpec
+from ..trainer_core.specs.flow import FlowSpec
+from ..trainer_core.specs.optimizer import OptimizerSpec
+from ..trainer_core.specs.spec import Spec
+from ..trainer_core.specs.training import TrainingSpec
+from ..trainer_core.specs.tread import TreadRoute
+from ..trainer_core.specs.validation import ValidationSpec
 from .widgets import (
     CATEGORY,
     FlowConfigWire,
@@ -13,9 +19,9 @@ from .widgets import (
     TrainingOptionsWire,
     TreadRoutes,
     ValidationConfigWire,
-    lines_of,
     read_spec,
     widgets,
+    with_lines,
 )
 
 ON_TRAIN_NODE = frozenset({"max_train_steps", "seed", "device"})  # TrainLoRA asks for the first two and knows the third
@@ -30,7 +36,7 @@ class LoRAConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("lora", values, "LoRAConfig"))
+        return io.NodeOutput(read_spec("lora", with_lines(LoraSpec, values), "LoRAConfig"))
 
 
 class OptimizerConfig(io.ComfyNode):
@@ -53,9 +59,8 @@ class FlowScheduleConfig(io.ComfyNode):
         return _schema("FlowScheduleConfig", "Flow Schedule Config", FlowSpec, FlowConfigWire)
 
     @classmethod
-    def execute(cls, flow_custom_timesteps: str, **values: Any) -> io.NodeOutput:
-        sigmas = lines_of(flow_custom_timesteps)
-        return io.NodeOutput(read_spec("flow", {"flow_custom_timesteps": sigmas, **values}, "FlowScheduleConfig"))
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(read_spec("flow", with_lines(FlowSpec, values), "FlowScheduleConfig"))
 
 
 class ValidationConfig(io.ComfyNode):
@@ -66,9 +71,8 @@ class ValidationConfig(io.ComfyNode):
         return _schema("ValidationConfig", "Validation Config", ValidationSpec, ValidationConfigWire)
 
     @classmethod
-    def execute(cls, validation_prompts: str, **values: Any) -> io.NodeOutput:
-        prompts = lines_of(validation_prompts)
-        return io.NodeOutput(read_spec("validation", {"validation_prompts": prompts, **values}, "ValidationConfig"))
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(read_spec("validation", with_lines(ValidationSpec, values), "ValidationConfig"))
 
 
 class TrainingOptions(io.ComfyNode):
@@ -80,7 +84,8 @@ class TrainingOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("training", values, "TrainingOptions"))
+        steps = {"max_train_steps": 0} if values["num_train_epochs"] else {}
+        return io.NodeOutput(read_spec("training", values | steps, "TrainingOptions"))
 
 
 class TREADRoute(io.ComfyNode):

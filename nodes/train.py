@@ -15,8 +15,11 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..trainer_core.events import Event
-from ..trainer_core.job import BaseModelSpec, DatasetSpec, TrainingSpec, TrainJob
+from ..trainer_core.job import TrainJob
 from ..trainer_core.job_file import parse_job
+from ..trainer_core.specs.base import BaseModelSpec
+from ..trainer_core.specs.dataset import DatasetSpec
+from ..trainer_core.specs.training import TrainingSpec
 from .child import train
 from .folders import home_dir, loras_dir, output_dir
 from .pictures import load_pictures

@@ -12,8 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from comfy_api.latest import io
 from pydantic.fields import FieldInfo
 
-from ..trainer_core.job import Spec
 from ..trainer_core.job_file import parse_job
+from ..trainer_core.specs.spec import Spec
 
 CATEGORY = "FLUX LoRA"
 LARGEST_WIDGET_INT = 2**53 - 1  # the browser keeps numbers as doubles and would round a larger one
@@ -46,6 +46,12 @@ def read_spec(part: str, value: Any, node: str) -> Any:
     """One part of a job, validated; `part` is its field in TrainJob. JobError in the words of `job.py`."""
     job = parse_job({"datasets": [{"instance_data_dir": "."}], part: value}, node)
     return getattr(job, part)
+
+
+def with_lines(spec: type[Spec], values: dict[str, Any]) -> dict[str, Any]:
+    """The widgets' values, with the text of each field that is a list taken apart into its lines."""
+    lists = [name for name, info in spec.model_fields.items() if get_origin(info.annotation) is tuple]
+    return values | {name: lines_of(values[name]) for name in lists}
 
 
 def lines_of(text: str) -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from trainer_core.data.index import count_buckets, index_datasets
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
-from trainer_core.job import DatasetSpec
 from trainer_core.run_dir import dataset_digest
+from trainer_core.specs.dataset import DatasetSpec
 
 PICO = FLAVOURS["pico"]
 CPU = torch.device("cpu")

@@ -4,8 +4,9 @@ import pytest
 
 from support import job_data
 from trainer_core.errors import JobError
-from trainer_core.job import TrainJob, parse_size
+from trainer_core.job import TrainJob
 from trainer_core.job_file import dump_job, load_job, parse_job
+from trainer_core.specs.validation import parse_size
 
 
 def test_a_job_survives_the_way_through_json(tmp_path, pictures):

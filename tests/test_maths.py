@@ -11,10 +11,11 @@ from trainer_core import flow
 from trainer_core.data.buckets import Bucket, bucket_for, fit_centre, round_to_grid
 from trainer_core.flux.latents import image_ids, pack, text_ids, unpack
 from trainer_core.flux.predict import told_sigma
-from trainer_core.job import FlowSpec, OptimizerSpec
 from trainer_core.objective import Objective, draw_guidance, draw_sigma
 from trainer_core.optim import learning_rate_at, make_clip
 from trainer_core.rng import generator
+from trainer_core.specs.flow import FlowSpec
+from trainer_core.specs.optimizer import OptimizerSpec
 from trainer_core.validation.pictures import running_mean
 
 

@@ -29,6 +29,8 @@ CONTRACT = {
     "trainer_core.job_file",
     "trainer_core.pico",
     "trainer_core.run_dir",
+    "trainer_core.specs",
+    *(f"trainer_core.specs.{path.stem}" for path in (PACK_ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
 }
 MOST_LINES_OF_EXECUTE = 25
 

@@ -20,7 +20,7 @@ from trainer_core.errors import JobError
 from trainer_core.flux.latents import image_ids, text_ids
 from trainer_core.flux.load import FluxShape, config
 from trainer_core.flux.routing import TokenRouter
-from trainer_core.job import TreadRoute
+from trainer_core.specs.tread import TreadRoute
 from trainer_core.tread import Span
 
 SHAPE = FluxShape(num_double=2, num_single=4, width=128, in_channels=64, t5_width=16, clip_width=8, guidance=False)

@@ -12,17 +12,15 @@ import numpy as np
 from PIL import Image
 
 from . import pico
-from .job import (
-    BaseModelSpec,
-    DatasetSpec,
-    FlowSpec,
-    LoraSpec,
-    OptimizerSpec,
-    TrainingSpec,
-    TrainJob,
-    ValidationSpec,
-)
+from .job import TrainJob
 from .run_dir import RunDir
+from .specs.adapter import LoraSpec
+from .specs.base import BaseModelSpec
+from .specs.dataset import DatasetSpec
+from .specs.flow import FlowSpec
+from .specs.optimizer import OptimizerSpec
+from .specs.training import TrainingSpec
+from .specs.validation import ValidationSpec
 
 COMPARED_EDGE = 16  # pixels: style and shape, not the position of an edge
 

@@ -12,17 +12,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from .errors import JobError
-from .job import (
-    BaseModelSpec,
-    DatasetSpec,
-    FlowSpec,
-    LoraSpec,
-    OptimizerSpec,
-    TrainingSpec,
-    TrainJob,
-    TreadRoute,
-    ValidationSpec,
-)
+from .job import TrainJob
+from .specs.adapter import LoraSpec
+from .specs.base import BaseModelSpec
+from .specs.dataset import DatasetSpec
+from .specs.flow import FlowSpec
+from .specs.optimizer import OptimizerSpec
+from .specs.training import TrainingSpec
+from .specs.tread import TreadRoute
+from .specs.validation import ValidationSpec
 
 
 def parse_job(data: Any, source: str = "job") -> TrainJob:

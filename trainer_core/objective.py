@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from . import flow, rng
 from .flux.predict import told_sigma
-from .job import FlowSpec
+from .specs.flow import FlowSpec
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": flow.l2_loss,

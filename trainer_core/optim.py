@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .job import OptimizerSpec
+from .specs.optimizer import OptimizerSpec
 
 
 def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
@@ -43,9 +43,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def _adamw(spec: OptimizerSpec, parameters: list[Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameters, lr=spec.learning_rate, betas=(spec.adam_beta1, spec.adam_beta2), weight_decay=spec.adam_weight_decay
-    )
+    beta1 = 0.9 if spec.adam_beta1 < 0 else spec.adam_beta1
+    beta2 = 0.999 if spec.adam_beta2 < 0 else spec.adam_beta2
+    weight_decay = 0.01 if spec.adam_weight_decay < 0 else spec.adam_weight_decay
+    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(beta1, beta2), weight_decay=weight_decay)
 
 
 _OPTIMIZERS: dict[str, Callable[[OptimizerSpec, list[Parameter]], torch.optim.Optimizer]] = {"adamw": _adamw}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .errors import JobError
-from .job import TreadRoute
+from .specs.tread import TreadRoute
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from graphs import Prompt, change, find, only
 from trainer_core.data.index import index_datasets
 from trainer_core.errors import JobError
 from trainer_core.flux.flavours import FLAVOURS
-from trainer_core.job import DatasetSpec
+from trainer_core.specs.dataset import DatasetSpec
 
 
 def dataset_graph(example: Prompt, **inputs: object) -> Prompt:
@@ -32,7 +32,7 @@ def test_an_empty_folder_is_refused_on_the_node_in_the_core_s_words(server: Serv
 def test_tread_routes_reach_the_training(server: Server, example: Prompt) -> None:
     prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="routed", max_train_steps=2, routes=["route", 0])
     prompt = change(prompt, "ValidationConfig", validation_prompts="", num_validation_images=0)
-    inputs = {"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}
+    inputs = {"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2, "keep_masked": True, "anneal_from": 1.0}
     outcome = queue(server.url, prompt | {"route": {"class_type": "TREADRoute", "inputs": inputs}})
     assert outcome.status == "success", outcome.error
     manifest = json.loads((next(server.runs_dir.glob("routed-*")) / "manifest.json").read_text(encoding="utf-8"))
@@ -41,7 +41,7 @@ def test_tread_routes_reach_the_training(server: Server, example: Prompt) -> Non
 
 def test_routes_that_the_base_cannot_take_are_named_on_the_node(server: Server, example: Prompt) -> None:
     prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="unroutable", routes=["route", 0])
-    inputs = {"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": 9}
+    inputs = {"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": 9, "keep_masked": True, "anneal_from": 1.0}
     outcome = queue(server.url, prompt | {"route": {"class_type": "TREADRoute", "inputs": inputs}})
     assert (outcome.status, outcome.error_node) == ("error", "TrainLoRA")
     assert "routes.0" in outcome.error

@@ -4,19 +4,16 @@ import json
 
 from comfy_server import PACK_NAME, Server
 
-from trainer_core.job import (
-    MODEL_FILE_FIELDS,
-    BaseModelSpec,
-    DatasetSpec,
-    FlowSpec,
-    LoraSpec,
-    OptimizerSpec,
-    Spec,
-    TrainingSpec,
-    TrainJob,
-    TreadRoute,
-    ValidationSpec,
-)
+from trainer_core.job import TrainJob
+from trainer_core.specs.adapter import LoraSpec
+from trainer_core.specs.base import MODEL_FILE_FIELDS, BaseModelSpec
+from trainer_core.specs.dataset import DatasetSpec
+from trainer_core.specs.flow import FlowSpec
+from trainer_core.specs.optimizer import OptimizerSpec
+from trainer_core.specs.spec import Spec
+from trainer_core.specs.training import TrainingSpec
+from trainer_core.specs.tread import TreadRoute
+from trainer_core.specs.validation import ValidationSpec
 
 NODE_IDS = {
     "LoadFluxForTraining",
@@ -43,7 +40,7 @@ PARTS: dict[str, tuple[type[Spec], set[str]]] = {
     "validation": (ValidationSpec, {"ValidationConfig"}),
     "training": (TrainingSpec, {"TrainingOptions", "TrainLoRA"}),
 }
-OTHER_NAMES = {"seed": "training_seed", "instance_data_dir": "folder"}
+OTHER_NAMES = {"seed": "training_seed", "instance_data_dir": "folder", "assistant_lora_path": "assistant_lora"}
 OTHER_NAMES |= {field: field.removesuffix("_path") for field in MODEL_FILE_FIELDS}
 KNOWN_TO_THE_NODES = {"clip_tokenizer_path", "t5_tokenizer_path", "device"}
 

@@ -14,8 +14,8 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from torch.nn import Parameter
 
-from ..job import LoraSpec
 from ..rng import generator
+from ..specs.adapter import LoraSpec
 
 ADAPTER = "default"
 

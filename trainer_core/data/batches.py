@@ -14,8 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..job import DatasetSpec
 from ..rng import generator
+from ..specs.dataset import DatasetSpec
 from .cache import read_entry
 from .encode import Caches
 from .index import Sample

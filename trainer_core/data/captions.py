@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from ..errors import JobError
-from ..job import DatasetSpec
+from ..specs.dataset import DatasetSpec
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from ..errors import JobError
 from ..flux.flavours import Flavour
-from ..job import DatasetSpec
 from ..run_dir import PICTURE_SUFFIXES, files_below
+from ..specs.dataset import DatasetSpec
 from .buckets import Bucket, bucket_for
 from .captions import caption_of
 

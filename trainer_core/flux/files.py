@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import pico
 from ..errors import JobError
-from ..job import BaseModelSpec
+from ..specs.base import BaseModelSpec
 
 WHOLE_FILE_BYTES = 64 << 20
 SAMPLES, SAMPLE_BYTES = 64, 64 << 10

@@ -16,7 +16,7 @@ from ..flow import dynamic_shift, euler_step, sampling_schedule
 from ..flux.flavours import Flavour
 from ..flux.predict import predict_velocity
 from ..flux.vae import DOWNSCALE, LATENT_CHANNELS
-from ..job import ValidationSpec, parse_size
+from ..specs.validation import ValidationSpec, parse_size
 
 TOKENS_AT_ONCE = 4096
 

@@ -1,0 +1,1 @@
+"""The parts of the job, one concern a file. No torch here: ComfyUI's nodes import these files."""
