@@ -21,7 +21,7 @@ from ..trainer_core.errors import JobError
 from ..trainer_core.events import EventReader, Listener
 from ..trainer_core.job import TrainJob
 from ..trainer_core.job_file import dump_job
-from ..trainer_core.run_dir import RunDir, run_dir_for, write_atomically
+from ..trainer_core.run_dir import STOP, RunDir, run_dir_for, write_atomically
 
 PACK_ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.1
@@ -95,7 +95,7 @@ def _end(child: "subprocess.Popen[bytes]", run: RunDir) -> None:
     """Leave no child: one that still runs is asked to save, given time, and then ended. Also clears an unread command."""
     if child.poll() is None:
         log.info("waiting for the training to save and stop")
-        run.ask_to_stop()
+        run.ask(STOP)
         try:
             child.wait(SAVE_SECONDS)
         except subprocess.TimeoutExpired:

@@ -13,7 +13,7 @@ from trainer_core.cli import main
 from trainer_core.context import RunContext
 from trainer_core.events import EventLog
 from trainer_core.job import TrainJob
-from trainer_core.run_dir import run_dir_for
+from trainer_core.run_dir import RunDir, run_dir_for
 from trainer_core.setup import prepare
 from trainer_core.train import run
 
@@ -69,9 +69,11 @@ class Command:
         self.report = json.loads(lines[-1]) if lines else {}
 
 
-def run_in_process(job: TrainJob, out: Path, cache: Path, stop_before: int | None = None) -> dict:
-    """Run in this process; the stop is wished for before that step."""
-    run_dir = run_dir_for(job, out)
+def run_in_process(
+    job: TrainJob, out: Path, cache: Path, stop_before: int | None = None, run_dir: RunDir | None = None
+) -> dict:
+    """Run in this process; the stop is wished for before that step. `run_dir` goes on with a run of another job."""
+    run_dir = run_dir or run_dir_for(job, out)
     run_dir.root.mkdir(parents=True, exist_ok=True)
     seen: list[dict] = []
     events = EventLog(run_dir.events_path, seen.append)

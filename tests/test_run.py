@@ -161,8 +161,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, pictur
     newest.write_bytes(data)
     saved = load_file(run_dir.checkpoints_dir / "step-00000004" / "adapter.safetensors")
     parameters = {name: torch.nn.Parameter(torch.zeros_like(tensor)) for name, tensor in saved.items()}
-    losses = restore_latest(run_dir.checkpoints_dir, parameters, torch.optim.AdamW(parameters.values()))
-    assert losses == result["losses"][:4]
+    history = restore_latest(run_dir.checkpoints_dir, parameters, torch.optim.AdamW(parameters.values()), None)
+    assert history.losses == result["losses"][:4]
+    assert [path.name for path in run_dir.checkpoints_dir.glob("*.damaged")] == ["step-00000006.damaged"]
     assert all(torch.equal(parameters[name], saved[name]) for name in saved)
 
 
@@ -190,7 +191,7 @@ def test_stop_through_the_control_file_and_resume_from_the_command_line(tmp_path
         text=True,
     )
     wait_for_step(run_dir)
-    run_dir.ask_to_stop()
+    run_dir.ask("stop")
     output, _ = child.communicate(timeout=60)
     report = json.loads(output.strip().splitlines()[-1])
     assert child.returncode == 3 and report["stopped_at"] > 0 and not run_dir.control_path.exists()

@@ -1,14 +1,16 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
-`checkpoints/step-N/` holds adapter.safetensors (float32), optimizer.safetensors and state.json (losses, digests of the two
-files). It is filled under another name and renamed when complete, so a checkpoint that exists is whole; one whose
-digests do not match (a damaged disk) is passed over for the one before. There is no random state to keep: see `rng.py`.
+`checkpoints/step-N/` holds adapter.safetensors (float32), optimizer.safetensors, ema.safetensors where there is an average,
+lora/ as ComfyUI reads it, and state.json: the run's history and the digests of the other files. It is filled under another
+name and renamed when complete, so a checkpoint that exists is whole; one whose digests do not match (a damaged disk) is set
+aside for the one before. There is no random state to keep: see `rng.py`.
 """
 
 import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,40 +18,53 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import Parameter
 
+from .ema import Ema
+from .history import History
 from .run_dir import read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE = "adapter.safetensors", "optimizer.safetensors", "state.json"
+ADAPTER_FILE, OPTIMIZER_FILE, EMA_FILE, STATE_FILE = (
+    "adapter.safetensors",
+    "optimizer.safetensors",
+    "ema.safetensors",
+    "state.json",
+)
 
 
 def save_checkpoint(
     checkpoints_dir: Path,
     parameters: dict[str, Parameter],
     optimizer: torch.optim.Optimizer,
-    losses: list[float],
+    ema: Ema | None,
+    history: History,
+    export: Callable[[Path], None],
     *,
     keep: int,
 ) -> Path:
-    """Write the checkpoint of the step that the losses end with, and remove all but the newest `keep`."""
-    step = len(losses)
-    final = _folder(checkpoints_dir, step)
+    """Write the checkpoint of the step that the history ends with. `export` adds the LoRA to the folder that it is given.
+
+    Of the older ones the newest stay, `keep` with this one, and the one of the best evaluation.
+    """
+    final = checkpoint_dir(checkpoints_dir, history.step)
     if final.exists():
         return final
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    files = {
-        ADAPTER_FILE: save({name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}),
-        OPTIMIZER_FILE: save(_flatten(optimizer)),
-    }
-    for name, data in files.items():
-        write_atomically(partial / name, data)
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    write_json(partial / STATE_FILE, {"digests": digests, "losses": losses})
+    tensors = {ADAPTER_FILE: dict(parameters), OPTIMIZER_FILE: _flatten(optimizer)}
+    if ema is not None:
+        tensors[EMA_FILE] = ema.tensors
+    for name, content in tensors.items():
+        write_atomically(partial / name, save({key: t.detach().cpu().contiguous() for key, t in content.items()}))
+    export(partial)
+    digests = {path.relative_to(partial).as_posix(): _digest(path) for path in sorted(partial.rglob("*.safetensors"))}
+    write_json(partial / STATE_FILE, {"digests": digests, "history": history.to_json()})
     os.replace(partial, final)
+    best = checkpoint_dir(checkpoints_dir, history.best.step) if history.best else None
     for old in list_checkpoints(checkpoints_dir)[keep:]:
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(_set_aside(old, ".partial"))
     return final
 
 
@@ -57,29 +72,54 @@ def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
     """Complete checkpoints, the newest first."""
     if not checkpoints_dir.is_dir():
         return []
-    return sorted((path for path in checkpoints_dir.iterdir() if path.suffix != ".partial"), reverse=True)
+    return sorted((path for path in checkpoints_dir.iterdir() if not path.suffix), reverse=True)
 
 
-def restore_latest(checkpoints_dir: Path, parameters: dict[str, Parameter], optimizer: torch.optim.Optimizer) -> list[float]:
-    """Load the newest undamaged checkpoint into parameters and optimiser; the loss of each step done, [] without one."""
+def restore_latest(
+    checkpoints_dir: Path, parameters: dict[str, Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None
+) -> History:
+    """Load the newest undamaged checkpoint into parameters, optimiser and average; its history, an empty one without any."""
     for folder in list_checkpoints(checkpoints_dir):
-        state = read_json(folder / STATE_FILE)
-        damaged = [name for name, digest in state["digests"].items() if _digest(folder / name) != digest]
-        if damaged:
-            log.warning("checkpoint %s is damaged (%s); trying the one before", folder, ", ".join(damaged))
+        state = _undamaged_state(folder)
+        if state is None:
             continue
         saved = load_file(folder / ADAPTER_FILE)
         assert saved.keys() == parameters.keys(), "a checkpoint of another adapter in this run folder"
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
+            if ema is not None:
+                for name, average in load_file(folder / EMA_FILE).items():
+                    ema.tensors[name].copy_(average)
         _unflatten(optimizer, load_file(folder / OPTIMIZER_FILE))
-        return state["losses"]
-    return []
+        return History.from_json(state["history"])
+    return History()
 
 
-def _folder(checkpoints_dir: Path, step: int) -> Path:
+def _undamaged_state(folder: Path) -> dict | None:
+    """The checkpoint's state.json, or None, with a warning, where the disk has damaged a file of it."""
+    try:
+        state = read_json(folder / STATE_FILE)
+        damaged = [name for name, digest in state["digests"].items() if _digest(folder / name) != digest]
+    except (OSError, ValueError) as error:
+        damaged = [str(error)]
+    if not damaged:
+        return state
+    log.warning("checkpoint %s is damaged (%s) and set aside; trying the one before", folder, ", ".join(damaged))
+    _set_aside(folder, ".damaged")
+    return None
+
+
+def checkpoint_dir(checkpoints_dir: Path, step: int) -> Path:
+    """The folder of the checkpoint of this step."""
     return checkpoints_dir / f"step-{step:08d}"
+
+
+def _set_aside(folder: Path, suffix: str) -> Path:
+    """Rename a checkpoint so that it is none any more; its new path."""
+    aside = folder.with_name(folder.name + suffix)
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder.rename(aside)
 
 
 def _digest(path: Path) -> str:

@@ -9,14 +9,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .errors import JobError, StopRequested
 from .job import TrainJob
+from .job_changes import Change, allowed_changes
 from .job_file import dump_job, load_job
-from .run_dir import RunDir, run_dir_for
+from .run_dir import COMMANDS, RunDir, run_dir_for
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 3
 
@@ -65,7 +66,18 @@ def _resume(args: argparse.Namespace) -> Report:
     run_dir = RunDir(args.run_dir.absolute())
     if not run_dir.job_path.exists():
         raise JobError(f"{run_dir.root} is not a run folder: it has no job.json; give the folder that `run` printed")
-    return _train(run_dir.job(), run_dir, args)
+    if args.job is None:
+        return _train(run_dir.job(), run_dir, args)
+    job = load_job(args.job)
+    return _train(job, run_dir, args, changes=allowed_changes(run_dir.job(), job))
+
+
+def _ask(args: argparse.Namespace) -> Report:
+    run_dir = RunDir(args.run_dir.absolute())
+    if not run_dir.is_running():
+        raise JobError(f"no process trains in {run_dir.root}; start it with `flux-lora resume`")
+    run_dir.ask(args.wish)
+    return {"run_dir": str(run_dir.root), "asked": args.wish}
 
 
 def _check(args: argparse.Namespace) -> Report:
@@ -83,8 +95,8 @@ def _check(args: argparse.Namespace) -> Report:
         "device": str(setup.device),
         "pictures": len(setup.samples),
         "buckets": count_buckets(setup.samples),
-        "steps": job.training.max_train_steps,
-        "epochs": round(job.training.max_train_steps * job.training.gradient_accumulation_steps / batches, 2),
+        "steps": setup.num_steps,
+        "epochs": round(setup.num_steps * job.training.gradient_accumulation_steps / batches, 2),
         "routes": [f"{span.ratio:.0%} of the image tokens skip layers {span.first} to {span.last}" for span in setup.spans],
         "adapted_layers": len(setup.modules),
         "trainable_parameters": setup.num_parameters,
@@ -100,34 +112,38 @@ def _inspect(args: argparse.Namespace) -> Report:
     return inspect_lora(args.lora)
 
 
-def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace) -> Report:
-    """Check the job, open the run folder, train; what is finished is returned as it is."""
+def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Sequence[Change] = ()) -> Report:
+    """Check the job, open the run folder, train; what is finished is returned as it is, unless its job changes."""
     run_dir = RunDir(run_dir.root.absolute())
     finished = run_dir.result()
-    if finished is not None:
+    if finished is not None and not changes:
         log.info("%s is finished already", run_dir.root)
         return finished
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network unless asked for: nothing here may download by itself
     from .context import RunContext
+    from .control import Control
     from .events import EventLog, WarningEvents
     from .progress import ProgressBar
     from .setup import prepare
-    from .stopping import StopWatch
     from .train import run
 
     warnings = WarningEvents()
     logging.getLogger(__package__).addHandler(warnings)
     setup = prepare(job)
     with run_dir.owned():
-        watch = StopWatch(run_dir)
-        watch.watch_signals()
+        control = Control(run_dir)
+        control.watch_signals()
         if args.watch_stdin:
-            watch.watch_stdin()
+            control.watch_stdin()
         bar = ProgressBar()
         events = EventLog(run_dir.events_path, bar)
         warnings.connect(events)
+        if changes:
+            run_dir.result_path.unlink(missing_ok=True)
+            events.emit("job_changed", changes=[change._asdict() for change in changes])
         try:
-            return run(setup, RunContext(run_dir, (args.cache or args.out / "cache").absolute(), events, watch))
+            cache_dir = (args.cache or args.out / "cache").absolute()
+            return run(setup, RunContext(run_dir, cache_dir, events, control, control.next))
         except JobError as error:
             events.emit("error", message=str(error))
             raise
@@ -183,6 +199,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("job", type=Path, metavar="JOB.json")
     resume = command("resume", _resume, _show_trained, "go on with an interrupted run")
     resume.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    resume.add_argument("--job", type=Path, metavar="JOB.json", help="go on with this job: more steps, another learning rate")
+    ask = command("ask", _ask, _show_fields, "tell a running training what to do, within a step")
+    ask.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    ask.add_argument("wish", choices=COMMANDS, help="stop saves first; sample makes pictures now")
     for sub in (run, resume):
         sub.add_argument("--watch-stdin", action="store_true", help="save and stop when standard input ends")
     check = command("check", _check, _show_fields, "check a job and its files without training")

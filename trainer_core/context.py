@@ -1,4 +1,4 @@
-"""Where a run keeps its things, whom it tells, and who may stop it: passed as one value through the stages."""
+"""Where a run keeps its things, whom it tells, and who may tell it: passed as one value through the stages."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +11,13 @@ from .run_dir import RunDir
 
 @dataclass(frozen=True)
 class RunContext:
-    """`should_stop` stays true from the first wish to stop on."""
+    """`should_stop` stays true from the first wish to stop on; `next_command` gives what else is wished for."""
 
     run_dir: RunDir
     cache_dir: Path
     events: EventLog
     should_stop: Callable[[], bool]
+    next_command: Callable[[], str | None] = lambda: None
 
     def stop_if_wanted(self, step: int) -> None:
         """Leave, if a stop was asked for; the caller has saved all that is worth keeping."""

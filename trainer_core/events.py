@@ -22,12 +22,30 @@ FIELDS: dict[str, frozenset[str]] = {
     "sample": frozenset({"step", "index", "prompt", "path"}),
     "checkpoint": frozenset({"step", "path"}),
     "verified": frozenset({"path", "matched", "keys"}),
+    "metrics": frozenset(
+        {
+            "step",
+            "loss",
+            "loss_by_sigma",
+            "grad_norm",
+            "learning_rate",
+            "steps_per_second",
+            "data_wait_share",
+            "memory_gib",
+            "dropped_tokens",
+            "tokens",
+        }
+    ),
+    "evaluation": frozenset({"step", "loss", "by_dataset", "best"}),
+    "job_changed": frozenset({"changes"}),
+    "paused": frozenset({"step"}),
+    "continued": frozenset({"step"}),
     "stopped": frozenset({"step"}),
     "error": frozenset({"message"}),
     "done": frozenset({"step", "lora", "seconds"}),
 }
 
-PHASES = ("encode pictures", "encode captions", "load", "sample", "train", "save")
+PHASES = ("encode pictures", "encode captions", "load", "sample", "evaluate", "train", "save")
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -37,6 +55,7 @@ class EventLog:
     """Appends events to a file, whole lines at a time, and tells the listeners (a progress bar, say)."""
 
     def __init__(self, path: Path, *listeners: Listener):
+        _cut_half_line(path)
         self._file = path.open("a", encoding="utf-8")
         self._listeners = listeners
 
@@ -55,6 +74,15 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _cut_half_line(path: Path) -> None:
+    """Take away the beginning of a line that a killed process did not finish."""
+    if path.exists():
+        data = path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)
 
 
 class WarningEvents(logging.Handler):

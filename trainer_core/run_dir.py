@@ -7,10 +7,10 @@ and the names, sizes and modification times of the dataset's files.
     job.json            the job, every default spelt out, written before anything else
     manifest.json       what was really used: versions, device, buckets, module counts, verification
     events.jsonl        the events (events.py)
-    control.json        a command for the running process, deleted once obeyed: {"command": "stop"}
-    checkpoints/step-N/ adapter, optimiser and loop state (checkpoint.py)
-    samples/            pictures: step-N/INDEX.png
-    NAME.safetensors    the LoRA, written last but for result.json
+    control.json        a command for the running process, taken away once read: {"command": "stop"}; see COMMANDS
+    checkpoints/step-N/ adapter, optimiser and loop state, and the LoRA as it was then (checkpoint.py)
+    samples/            pictures: step-N/INDEX.png; step-N-ema/ by the running average
+    NAME.safetensors    the LoRA, written last but for result.json; NAME-ema.safetensors, its running average
     result.json         present if and only if the run is finished; its paths are relative to the folder
     lock                held by the process that trains
 
@@ -19,6 +19,7 @@ Writes are atomic: temporary file, fsync, rename. `docs/run_folder.md` describes
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,8 +34,12 @@ from .job import TrainJob
 from .job_file import load_job
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-RESULT_PATHS = ("lora", "before_after", "loss_curve")
+RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
+STOP, PAUSE, CONTINUE, SAVE, SAMPLE = COMMANDS = ("stop", "pause", "continue", "save", "sample")
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt"}
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,8 @@ class RunDir:
     def loss_curve_path(self) -> Path:
         return self.root / "loss_curve.png"
 
-    def sample_path(self, step: int, index: int) -> Path:
-        return self.root / "samples" / f"step-{step:06d}" / f"{index:02d}.png"
+    def sample_path(self, step: int, index: int, *, ema: bool = False) -> Path:
+        return self.root / "samples" / f"step-{step:06d}{'-ema' if ema else ''}" / f"{index:02d}.png"
 
     def lora_path(self, name: str) -> Path:
         return self.root / f"{name}.safetensors"
@@ -95,7 +100,7 @@ class RunDir:
             return None
         result = read_json(self.result_path)
         for name in RESULT_PATHS:
-            result[name] = result[name] and str(self.root / result[name])
+            result[name] = result.get(name) and str(self.root / result[name])
         result["samples"] = [str(self.root / path) for path in result["samples"]]
         return {"run_id": self.run_id, "run_dir": str(self.root), **result}
 
@@ -109,6 +114,17 @@ class RunDir:
         finished = self.result()
         assert finished is not None
         return finished
+
+    def is_running(self) -> bool:
+        """Whether a process trains here now. Touches the disk."""
+        if not self.root.is_dir():
+            return False
+        lock = FileLock(self.root / "lock", timeout=0)
+        try:
+            with lock:
+                return False
+        except Timeout:
+            return True
 
     @contextmanager
     def owned(self) -> Iterator[None]:
@@ -128,16 +144,26 @@ class RunDir:
         """The job of this run; JobError when there is none. Reads the disk."""
         return load_job(self.job_path)
 
-    def ask_to_stop(self) -> None:
-        """Tell the running process to save and stop. Writes the disk."""
-        write_json(self.control_path, {"command": "stop"})
+    def ask(self, command: str) -> None:
+        """Tell the running process, which obeys within a step: one of COMMANDS. Writes the disk."""
+        assert command in COMMANDS, command
+        write_json(self.control_path, {"command": command})
 
     def take_command(self) -> str | None:
-        """The command that waits in the control file, if any, removing it. Touches the disk."""
+        """The command that waits in the control file, if any, removing it; one that is none of ours is passed over with a
+        warning. Touches the disk."""
         if not self.control_path.exists():
             return None
-        command = read_json(self.control_path)["command"]
-        self.control_path.unlink()
+        taken = self.control_path.with_name("control.taken")
+        os.replace(self.control_path, taken)
+        try:
+            command = read_json(taken)["command"]
+        except (ValueError, KeyError, TypeError):
+            command = None
+        taken.unlink()
+        if command not in COMMANDS:
+            log.warning("%s held no command; known are %s", self.control_path, ", ".join(COMMANDS))
+            return None
         return command
 
 

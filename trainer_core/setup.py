@@ -4,7 +4,9 @@ Making a `Setup` reads headers and indexes pictures, no weights, and so finds ev
 `flux-lora check` stops here.
 """
 
+import math
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -12,13 +14,14 @@ import torch
 from . import __version__
 from .adapter.build import effective_alpha
 from .adapter.targets import target_modules
+from .data.batches import batches_per_epoch
 from .data.index import Sample, count_buckets, index_datasets
 from .errors import JobError
 from .flux.files import ModelFiles, fingerprint, resolve_files
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
 from .job import TrainJob
-from .run_dir import RunDir, write_json
+from .run_dir import RunDir, read_json, write_json
 from .tread import Span, resolve_routes
 from .validation.sample import SamplerSettings, sampler_settings
 
@@ -37,6 +40,7 @@ class Setup:
     modules: tuple[str, ...]
     num_parameters: int
     samples: tuple[Sample, ...]
+    num_steps: int
     prompts: tuple[str, ...]
     sampler: SamplerSettings
     device: torch.device
@@ -62,11 +66,21 @@ def prepare(job: TrainJob) -> Setup:
         modules=tuple(modules),
         num_parameters=sum(job.lora.lora_rank * sum(skeleton.get_submodule(name).weight.shape) for name in modules),
         samples=tuple(samples),
+        num_steps=count_steps(job, samples),
         prompts=job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images]),
         sampler=sampler_settings(job.validation, flavour),
         device=pick_device(job.training.device),
         dtype=DTYPES[job.base.mixed_precision],
     )
+
+
+def count_steps(job: TrainJob, samples: Sequence[Sample]) -> int:
+    """The run's length in optimiser steps; whole epochs are rounded up to a whole step."""
+    training = job.training
+    if training.max_train_steps:
+        return training.max_train_steps
+    batches = training.num_train_epochs * batches_per_epoch(samples, job.datasets, training.train_batch_size)
+    return math.ceil(batches / training.gradient_accumulation_steps)
 
 
 def pick_device(wish: str) -> torch.device:
@@ -90,6 +104,8 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
     }
     manifest = {
         "run_id": run_dir.run_id,
+        "steps": setup.num_steps,
+        "verified": read_json(run_dir.manifest_path).get("verified", {}) if run_dir.manifest_path.exists() else {},
         "versions": {"flux-lora": __version__, "python": platform.python_version(), **versions},
         "device": str(setup.device),
         "dtype": str(setup.dtype),

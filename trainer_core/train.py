@@ -4,80 +4,67 @@ Everything that a stage needs from an earlier one is a value in its arguments. A
 newest checkpoint, and since everything random is a function of the step, it ends as if nothing had happened.
 """
 
-import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
-from diffusers import FluxTransformer2DModel
-from torch.nn import Parameter
 
-from .adapter.build import add_lora, effective_alpha
-from .adapter.lora_file import export_lora
-from .adapter.verify import verify_lora
-from .checkpoint import restore_latest, save_checkpoint
 from .context import RunContext
 from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_pictures
 from .data.index import count_buckets
-from .flux.load import load_transformer
-from .flux.routing import TokenRouter
+from .guard import memory_watched
+from .history import Evaluation, History
 from .job_file import dump_job
 from .objective import Objective
-from .optim import learning_rate_at, make_clip, make_optimizer, set_learning_rate
-from .run_dir import RunDir, write_atomically
+from .optim import learning_rate_at, make_clip, set_learning_rate
+from .run_dir import CONTINUE, PAUSE, SAMPLE, SAVE, RunDir, write_atomically
+from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
-from .step import train_step
+from .step import StepRecord, train_step
+from .trainee import Trainee, build_trainee
+from .validation.evaluate import evaluate
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
-
-@dataclass(frozen=True)
-class Trainee:
-    """What training changes, and the routes that it takes. `losses` has one entry a step done, so its length is the step."""
-
-    transformer: FluxTransformer2DModel
-    parameters: dict[str, Parameter]
-    optimizer: torch.optim.Optimizer
-    router: TokenRouter
-    losses: list[float]
-
-    @property
-    def step(self) -> int:
-        return len(self.losses)
+PAUSE_SECONDS = 0.2  # between two looks for a command while paused
 
 
 def run(setup: Setup, context: RunContext) -> dict[str, Any]:
     """Train to the end and return what result.json holds. StopRequested after a stop that was asked for and saved."""
     started = time.monotonic()
-    last_step = setup.job.training.max_train_steps
     open_run(setup, context)
-    caches = fill_caches(setup, context)
-    trainee = build_trainee(setup, context)
-    before = render_prompts(setup, trainee.transformer, caches, context, step=0)
+    with memory_watched(setup.job, "encoding the dataset"):
+        caches = fill_caches(setup, context)
+    with memory_watched(setup.job, "loading the base"):
+        trainee = build_trainee(setup, context)
+    with memory_watched(setup.job, "making pictures"):
+        before = make_pictures(setup, trainee, caches, context, step=0)
 
     training_started = time.monotonic()
     train(setup, trainee, caches, context)
     train_seconds = time.monotonic() - training_started
 
-    after = render_prompts(setup, trainee.transformer, caches, context, step=last_step)
-    context.stop_if_wanted(last_step)
-    lora_path, verified_keys = save_lora(setup, trainee.transformer, context)
+    with memory_watched(setup.job, "making pictures"):
+        after = make_pictures(setup, trainee, caches, context, step=setup.num_steps)
+    context.stop_if_wanted(setup.num_steps)
+    loras = save_loras(setup, trainee, context)
     result = context.run_dir.finish(
         {
-            "lora": lora_path,
-            "steps": last_step,
+            **loras,
+            "steps": setup.num_steps,
             "train_seconds": round(train_seconds, 2),
             "total_seconds": round(time.monotonic() - started, 2),
-            "verified_keys": verified_keys,
             **draw(setup, trainee, before, after, context.run_dir),
             "samples": after,
-            "losses": trainee.losses,
+            "losses": trainee.history.losses,
+            "evaluations": trainee.history.to_json()["evaluations"],
+            "routes": trainee.history.route_report(),
         }
     )
-    context.events.emit("done", step=last_step, lora=str(lora_path), seconds=result["total_seconds"])
+    context.events.emit("done", step=setup.num_steps, lora=result["lora"], seconds=result["total_seconds"])
     return result
 
 
@@ -114,31 +101,9 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
     return Caches(latents, texts)
 
 
-def build_trainee(setup: Setup, context: RunContext) -> Trainee:
-    """The frozen base with the adapter on it and the optimiser, as new or as the newest checkpoint left them."""
-    context.events.phase("load", 0, 1)
-    transformer = load_transformer(setup.files.transformer, setup.dtype, setup.device)
-    parameters = add_lora(transformer, setup.job.lora, setup.modules, setup.job.training.seed)
-    if setup.job.training.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    optimizer = make_optimizer(setup.job.optimizer, parameters.values())
-    losses = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer)
-    context.events.phase("load", 1, 1)
-    context.events.emit("adapter", modules=len(setup.modules), parameters=setup.num_parameters)
-    context.events.emit(
-        "started",
-        run_id=context.run_dir.run_id,
-        pid=os.getpid(),
-        resumed_from=len(losses),
-        steps=setup.job.training.max_train_steps,
-    )
-    return Trainee(transformer, parameters, optimizer, TokenRouter(transformer, setup.spans), losses)
-
-
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
-    job, training = setup.job, setup.job.training
-    last_step = training.max_train_steps
+    job, training, history = setup.job, setup.job.training, trainee.history
     objective, clip = Objective(job.flow, setup.dtype, training.seed), make_clip(job.optimizer)
     plan = BatchPlan(
         setup.samples,
@@ -148,66 +113,119 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         caption_dropout=job.flow.caption_dropout_probability,
         seed=training.seed,
     )
-    for step in range(trainee.step, last_step):
-        if context.should_stop():
-            save_state(trainee, training.checkpoints_total_limit, context)
-            context.stop_if_wanted(step)
+    evaluate_if_due(setup, trainee, caches, context)
+    for step in range(history.step, setup.num_steps):
+        obey(setup, trainee, caches, context)
         began = time.monotonic()
-        learning_rate = learning_rate_at(job.optimizer, step, last_step)
+        learning_rate = learning_rate_at(job.optimizer, step, setup.num_steps)
         set_learning_rate(trainee.optimizer, learning_rate)
         trainee.transformer.train()
-        loss, norm = train_step(
-            trainee.transformer,
-            trainee.optimizer,
-            plan,
-            objective,
-            trainee.router,
-            clip,
-            step=step,
-            accumulation=training.gradient_accumulation_steps,
-        )
-        trainee.losses.append(loss)
-        done = trainee.step
-        context.events.emit(
-            "step",
-            step=done,
-            steps=last_step,
-            loss=loss,
-            learning_rate=learning_rate,
-            grad_norm=norm,
-            seconds=round(time.monotonic() - began, 4),
-        )
-        if done == last_step or _is_due(done, training.checkpoint_step_interval):
-            save_state(trainee, training.checkpoints_total_limit, context)
-        if done < last_step and _is_due(done, job.validation.validation_step_interval):
-            render_prompts(setup, trainee.transformer, caches, context, step=done)
+        with memory_watched(job, f"step {step + 1}"):
+            record = train_step(
+                trainee.transformer,
+                trainee.optimizer,
+                plan,
+                objective,
+                trainee.router,
+                clip,
+                step=step,
+                accumulation=training.gradient_accumulation_steps,
+            )
+        if trainee.ema is not None:
+            trainee.ema.update(step + 1)
+        seconds = time.monotonic() - began
+        history.add(record, seconds)
+        report(setup, history, record, learning_rate, seconds, context)
+        is_best = evaluate_if_due(setup, trainee, caches, context)
+        if is_best or step + 1 == setup.num_steps or _is_due(step + 1, training.checkpoint_step_interval):
+            save_state(setup, trainee, context)
+        if step + 1 < setup.num_steps and _is_due(step + 1, job.validation.validation_step_interval):
+            make_pictures(setup, trainee, caches, context, step=step + 1)
 
 
-def save_state(trainee: Trainee, keep: int, context: RunContext) -> None:
-    """A checkpoint of the trainee as it stands."""
-    path = save_checkpoint(context.run_dir.checkpoints_dir, trainee.parameters, trainee.optimizer, trainee.losses, keep=keep)
-    context.events.emit("checkpoint", step=trainee.step, path=str(path))
+def report(
+    setup: Setup, history: History, record: StepRecord, learning_rate: float, seconds: float, context: RunContext
+) -> None:
+    """The step as an event, and the interval that ends with it as another."""
+    context.events.emit(
+        "step",
+        step=history.step,
+        steps=setup.num_steps,
+        loss=record.loss,
+        learning_rate=learning_rate,
+        grad_norm=record.grad_norm,
+        seconds=round(seconds, 4),
+    )
+    if history.step == setup.num_steps or _is_due(history.step, setup.job.training.log_interval):
+        memory = memory_gib(setup.device)
+        context.events.emit("metrics", **history.report(), learning_rate=learning_rate, memory_gib=memory)
 
 
-def save_lora(setup: Setup, transformer: FluxTransformer2DModel, context: RunContext) -> tuple[Path, int]:
-    """Export, read back, compare; the file and the number of its keys, all of which matched."""
-    path, step = context.run_dir.lora_path(setup.job.name), setup.job.training.max_train_steps
-    context.events.phase("save", 0, 1)
-    export_lora(path, transformer, setup.job, setup.flavour, context.run_dir.run_id, step)
-    verification = verify_lora(path, setup.shape, setup.modules, effective_alpha(setup.job.lora))
-    context.events.emit("verified", path=str(path), matched=verification.matched, keys=verification.keys)
-    assert verification.complete, f"the LoRA just written is wrong: {verification.problems}"
-    context.events.phase("save", 1, 1)
-    return path, verification.keys
+def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> bool:
+    """Measure the held-out loss at the start, at each interval and at the end; whether it is the best so far."""
+    history, interval = trainee.history, setup.job.validation.eval_steps_interval
+    is_end = history.step in (0, setup.num_steps)
+    is_known = any(evaluation.step == history.step for evaluation in history.evaluations)
+    if not interval or is_known or not (is_end or _is_due(history.step, interval)):
+        return False
+    with memory_watched(setup.job, "evaluating"):
+        by_dataset = evaluate(setup, trainee.transformer, caches, context)
+    losses = [loss for by_sigma in by_dataset.values() for loss in by_sigma.values()]
+    evaluation = Evaluation(history.step, sum(losses) / len(losses), by_dataset)
+    history.evaluations.append(evaluation)
+    is_best = history.best is evaluation
+    context.events.emit("evaluation", step=history.step, loss=evaluation.loss, by_dataset=by_dataset, best=is_best)
+    return is_best
+
+
+def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
+    """Do what was asked for since the last step; StopRequested, all saved, if that is to stop."""
+    paused, step = False, trainee.history.step
+    while not context.should_stop() and ((command := context.next_command()) or paused):
+        if command == SAVE:
+            save_state(setup, trainee, context)
+        elif command == SAMPLE:
+            make_pictures(setup, trainee, caches, context, step=step)
+        elif command == PAUSE and not paused:
+            save_state(setup, trainee, context)
+            context.events.emit("paused", step=step)
+            paused = True
+        elif command == CONTINUE and paused:
+            context.events.emit("continued", step=step)
+            paused = False
+        elif command is None:
+            time.sleep(PAUSE_SECONDS)
+    if context.should_stop():
+        save_state(setup, trainee, context)
+        context.stop_if_wanted(step)
+
+
+def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, *, step: int) -> list[Path]:
+    """A picture of each prompt, by the adapter, its running average, or both; at step 0 by the base alone."""
+    wanted, paths = setup.job.training.ema_validation, []
+    if trainee.ema is None or step == 0 or wanted != "ema_only":
+        paths += render_prompts(setup, trainee.transformer, caches, context, step=step)
+    if trainee.ema is not None and step and wanted != "none":
+        with trainee.ema.applied():
+            paths += render_prompts(setup, trainee.transformer, caches, context, step=step, ema=True)
+    return paths
 
 
 def draw(setup: Setup, trainee: Trainee, before: list[Path], after: list[Path], run_dir: RunDir) -> dict[str, Any]:
     """The loss curve, and base beside LoRA where there are prompts; their paths for the result."""
-    draw_loss_curve(run_dir.loss_curve_path, trainee.losses)
+    draw_loss_curve(run_dir.loss_curve_path, trainee.history.losses)
     if setup.prompts:
-        draw_before_after(run_dir.before_after_path, list(setup.prompts), before, after)
+        draw_before_after(run_dir.before_after_path, list(setup.prompts), before, after[: len(before)])
     return {"before_after": run_dir.before_after_path if setup.prompts else None, "loss_curve": run_dir.loss_curve_path}
 
 
+def memory_gib(device: torch.device) -> dict[str, float]:
+    """The most memory used on the card so far, where there is one, and the RAM that this process holds now."""
+    held = {"ram": round(psutil.Process().memory_info().rss / 2**30, 3)}
+    if device.type == "cuda":
+        held["card"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
+    return held
+
+
 def _is_due(step: int, interval: int) -> bool:
-    return interval > 0 and step % interval == 0
+    return interval > 0 and step > 0 and step % interval == 0

@@ -37,7 +37,7 @@ class ValidationSpec(Spec):
         description="Measure the loss on the eval datasets every so many steps, and at the start and the end; 0: never.",
     )
     num_eval_images: int = Field(
-        16, ge=1, le=100_000, description="How many pictures of the eval datasets are measured: evenly spread over them."
+        16, ge=1, le=100_000, description="How many pictures of each eval dataset are measured, evenly spread over it."
     )
     eval_timesteps: int = Field(
         4, ge=1, le=100, description="At how many noise levels each is measured: the middles of as many equal parts of 0 to 1."

@@ -23,12 +23,14 @@ def render_prompts(
     context: RunContext,
     *,
     step: int,
+    ema: bool = False,
 ) -> list[Path]:
-    """A picture of each prompt; those of step 0 are the base's, without the adapter. Returns their paths.
+    """A picture of each prompt; those of step 0 are the base's, without the adapter. Returns their paths. `ema` says that the
+    adapter holds its running average now, so that they are kept apart.
 
     What is on disk is not made again. After a wish to stop it returns early, with nothing written.
     """
-    paths = [context.run_dir.sample_path(step, index) for index in range(len(setup.prompts))]
+    paths = [context.run_dir.sample_path(step, index, ema=ema) for index in range(len(setup.prompts))]
     if all(path.exists() for path in paths):
         return paths
     negative = _encoded(caches, setup.job.validation.validation_negative_prompt)

@@ -1,0 +1,55 @@
+"""Who may tell a run what to do: its control file, Ctrl-C or a termination signal, the death of the program that started it.
+
+Nothing is abrupt: the loop asks between steps. Save, sample, pause and continue are obeyed in their order; a stop, from
+wherever it comes, stays in force once it is wished for. A second Ctrl-C is Python's usual one.
+"""
+
+import os
+import signal
+import threading
+from collections import deque
+
+from .run_dir import STOP, RunDir
+
+STDIN = 0
+
+
+class Control:
+    """Call it: True from the first wish to stop on. `next` gives the other commands, one by one."""
+
+    def __init__(self, run_dir: RunDir):
+        self._run_dir = run_dir
+        self._stop = threading.Event()
+        self._waiting: deque[str] = deque()
+
+    def __call__(self) -> bool:
+        command = self._run_dir.take_command()
+        if command == STOP:
+            self._stop.set()
+        elif command is not None:
+            self._waiting.append(command)
+        return self._stop.is_set()
+
+    def next(self) -> str | None:
+        """The oldest command that is still to be obeyed, or None."""
+        return self._waiting.popleft() if self._waiting else None
+
+    def watch_signals(self) -> None:
+        """Ctrl-C and termination ask to stop; a second Ctrl-C interrupts at once."""
+
+        def on_signal(number: int, frame: object) -> None:
+            self._stop.set()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        signal.signal(signal.SIGINT, on_signal)
+        signal.signal(signal.SIGTERM, on_signal)
+
+    def watch_stdin(self) -> None:
+        """The end of standard input asks to stop: a parent that holds the other end of the pipe has died."""
+
+        def read_to_end() -> None:
+            while os.read(STDIN, 4096):  # not sys.stdin: its lock, held here, would abort the interpreter's shutdown
+                pass
+            self._stop.set()
+
+        threading.Thread(target=read_to_end, daemon=True).start()

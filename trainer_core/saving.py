@@ -1,0 +1,84 @@
+"""What a run writes of its adapter: checkpoints, and LoRA files that are read back and compared after each save."""
+
+from pathlib import Path
+from typing import Any
+
+from .adapter.build import effective_alpha
+from .adapter.lora_file import export_lora
+from .adapter.verify import verify_lora
+from .checkpoint import checkpoint_dir, save_checkpoint
+from .context import RunContext
+from .run_dir import RunDir, read_json, write_json
+from .setup import Setup
+from .trainee import Trainee
+
+LORA_DIR = "lora"
+
+
+def save_state(setup: Setup, trainee: Trainee, context: RunContext) -> None:
+    """A checkpoint of the trainee as it stands, with the LoRA files in it, verified."""
+    history = trainee.history
+    path = save_checkpoint(
+        context.run_dir.checkpoints_dir,
+        trainee.parameters,
+        trainee.optimizer,
+        trainee.ema,
+        history,
+        lambda folder: export_all(setup, trainee, folder / LORA_DIR, context),
+        keep=setup.job.training.checkpoints_total_limit,
+    )
+    context.events.emit("checkpoint", step=history.step, path=str(path))
+    for lora in sorted((path / LORA_DIR).iterdir()):
+        verify(setup, lora, context)
+
+
+def save_loras(setup: Setup, trainee: Trainee, context: RunContext) -> dict[str, Any]:
+    """The trained LoRA, its running average and the best one, as files of the run folder; the fields of the result."""
+    context.events.phase("save", 0, 1)
+    run_dir, best = context.run_dir, trainee.history.best
+    export_all(setup, trainee, run_dir.root, context)
+    lora, ema = run_dir.lora_path(setup.job.name), run_dir.lora_path(f"{setup.job.name}-ema")
+    keys = verify(setup, lora, context)
+    if trainee.ema is not None:
+        verify(setup, ema, context)
+    context.events.phase("save", 1, 1)
+    return {
+        "lora": lora,
+        "ema_lora": ema if trainee.ema is not None else None,
+        "best_lora": checkpoint_dir(run_dir.checkpoints_dir, best.step) / LORA_DIR / lora.name if best else None,
+        "best_step": best.step if best else None,
+        "verified_keys": keys,
+    }
+
+
+def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext) -> None:
+    """NAME.safetensors, and NAME-ema.safetensors where there is an average."""
+    names = {setup.job.name: False} | ({f"{setup.job.name}-ema": True} if trainee.ema is not None else {})
+    for name, averaged in names.items():
+        path = folder / f"{name}.safetensors"
+        arguments = (path, trainee.transformer, setup.job, setup.flavour, context.run_dir.run_id, trainee.history.step)
+        if averaged:
+            assert trainee.ema is not None
+            with trainee.ema.applied():
+                export_lora(*arguments)
+        else:
+            export_lora(*arguments)
+
+
+def verify(setup: Setup, path: Path, context: RunContext) -> int:
+    """Read the file back as ComfyUI does; the number of its keys, all of which matched."""
+    step_zero = path.parents[1].name == "step-00000000"  # stopped before the first step: the LoRA is zero, rightly
+    verification = verify_lora(path, setup.shape, setup.modules, effective_alpha(setup.job.lora))
+    context.events.emit("verified", path=str(path), matched=verification.matched, keys=verification.keys)
+    assert verification.complete or step_zero, f"the LoRA just written is wrong: {verification.problems}"
+    note_verification(context.run_dir, path, verification.matched, verification.keys)
+    return verification.keys
+
+
+def note_verification(run_dir: RunDir, path: Path, matched: int, keys: int) -> None:
+    """Into the manifest, under the file's path in the run folder."""
+    manifest = read_json(run_dir.manifest_path)
+    manifest["verified"] = manifest.get("verified", {}) | {
+        path.relative_to(run_dir.root).as_posix(): f"{matched} of {keys} keys"
+    }
+    write_json(run_dir.manifest_path, manifest)

@@ -1,0 +1,74 @@
+"""The held-out loss: a figure that can be compared from step to step, and from run to run.
+
+The training loss jumps about because each step draws other samples, noise and noise levels. Here they are always the same: a
+fixed choice of pictures of each eval dataset, for each picture the same noise, and the middles of equal parts of 0 to 1 as
+noise levels. So two evaluations differ by the adapter alone. The error is squared whatever loss is trained, the caption is
+never dropped, no token is left out, and the random state of training is not touched.
+"""
+
+from collections import defaultdict
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor
+
+from .. import flow
+from ..context import RunContext
+from ..data.batches import read_batch
+from ..data.encode import Caches
+from ..data.index import Sample
+from ..flux.predict import predict_velocity, told_sigma
+from ..rng import generator
+from ..setup import Setup
+from .sample import TOKENS_AT_ONCE
+
+
+def evaluate(
+    setup: Setup, transformer: FluxTransformer2DModel, caches: Caches, context: RunContext
+) -> dict[str, dict[str, float]]:
+    """{dataset: {sigma: mean loss}} of the transformer as it is now."""
+    spec = setup.job.validation
+    chosen = choose(setup.eval_samples, spec.num_eval_images)
+    sigmas = (torch.arange(spec.eval_timesteps) + 0.5) / spec.eval_timesteps
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(sigmas)))
+    transformer.eval()
+    for number, sample in enumerate(chosen):
+        context.events.phase("evaluate", number, len(chosen))
+        sums[sample.dataset_id] += losses_of(setup, transformer, sample, caches, sigmas)
+    context.events.phase("evaluate", len(chosen), len(chosen))
+    counts = {name: sum(sample.dataset_id == name for sample in chosen) for name in sums}
+    return {
+        name: {f"{sigma:.4g}": loss / counts[name] for sigma, loss in zip(sigmas.tolist(), total.tolist(), strict=True)}
+        for name, total in sums.items()
+    }
+
+
+def choose(samples: tuple[Sample, ...], most: int) -> list[Sample]:
+    """At most so many of each dataset, evenly spread over it."""
+    by_dataset: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_dataset[sample.dataset_id].append(sample)
+    return [
+        some[number * len(some) // min(most, len(some))]
+        for some in by_dataset.values()
+        for number in range(min(most, len(some)))
+    ]
+
+
+@torch.no_grad()
+def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample, caches: Caches, sigmas: Tensor) -> Tensor:
+    """(number of sigmas,) float32 on the CPU: the squared error of one sample at each noise level, under one noise."""
+    batch = read_batch([sample], [sample.caption], caches)
+    # by the file's name and not by its place, so that a picture more does not change the noise of the others
+    noise = torch.randn(batch.latent_BCHW.shape, generator=generator(setup.job.validation.validation_seed, 0, sample.path.name))
+    target = flow.velocity(batch.latent_BCHW, noise)
+    at_once = max(1, TOKENS_AT_ONCE * 4 // batch.latent_BCHW[0, 0].numel())
+    guidance = torch.tensor(setup.job.flow.flux_guidance_value)
+    losses = []
+    for chunk in told_sigma(sigmas, setup.dtype).split(at_once):
+        B = len(chunk)
+        x = flow.add_noise(batch.latent_BCHW.expand(B, -1, -1, -1), noise.expand(B, -1, -1, -1), chunk)
+        text, pooled = batch.text_BLD.expand(B, -1, -1), batch.pooled_BP.expand(B, -1)
+        prediction = predict_velocity(transformer, x, chunk, text, pooled, guidance.expand(B))
+        losses.append(flow.mean_per_sample((prediction.cpu() - target).square()))
+    return torch.cat(losses)
