@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from support import make_pictures
-from trainer_core.data.batches import BatchPlan, batches_per_epoch
+from support import job_data, make_pictures, run_in_process
+from trainer_core.data.batches import BatchPlan, batches_per_epoch, read_batch
 from trainer_core.data.buckets import Bucket
 from trainer_core.data.cache import entry_path, read_entry, write_entry
 from trainer_core.data.captions import decode
@@ -17,7 +17,9 @@ from trainer_core.data.index import count_buckets, index_datasets
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
+from trainer_core.job_file import parse_job
 from trainer_core.run_dir import dataset_digest
+from trainer_core.setup import prepare
 from trainer_core.specs.dataset import DatasetSpec
 
 PICO = FLAVOURS["pico"]
@@ -115,24 +117,28 @@ def test_only_what_changed_is_encoded_again(tmp_path):
         calls.clear()
         return encode_pictures(index(folder), PICO_FILES.vae, tmp_path / "cache", CPU, lambda done, total: calls.append(done))
 
-    first = encode()
+    first = list(encode().values())
     assert calls == [0, 1, 2, 3, 4]
-    assert encode() == first and calls == [4]
+    assert list(encode().values()) == first and calls == [4]
     Image.new("RGB", (96, 96), "green").save(folder / "ball_0.png")
-    second = encode()
+    second = list(encode().values())
     assert calls == [3, 4] and second[0] != first[0] and second[1:] == first[1:]
     assert read_entry(first[1])["latent"].shape == (16, 6, 10)
+
+
+def encoded(samples, cache) -> Caches:
+    silent = lambda done, total: None  # noqa: E731
+    latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
+    captions = ["", *(sample.caption for sample in samples)]
+    texts = encode_captions(captions, PICO_FILES, PICO, cache, torch.float32, CPU, silent)
+    return Caches(latents, texts)
 
 
 def plan(pictures, cache, **fields) -> BatchPlan:
     datasets = (DatasetSpec(instance_data_dir=str(pictures), repeats=fields.pop("repeats", 0)),)
     samples = index_datasets(datasets, PICO)
-    silent = lambda done, total: None  # noqa: E731
-    latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
-    captions = ["", *(sample.caption for sample in samples)]
-    texts = encode_captions(captions, PICO_FILES, PICO, cache, torch.float32, CPU, silent)
     options = {"batch_size": 2, "caption_dropout": 0.0, "seed": 5} | fields
-    return BatchPlan(samples, datasets, Caches(latents, texts), **options)
+    return BatchPlan(samples, datasets, encoded(samples, cache), **options)
 
 
 def test_an_epoch_shows_every_picture_as_often_as_repeats_say(tmp_path, cache):
@@ -168,3 +174,17 @@ def test_caption_dropout_replaces_the_whole_caption(pictures, cache):
     assert torch.equal(dropped.latent_BCHW, kept.latent_BCHW)
     assert not torch.equal(dropped.text_BLD, kept.text_BLD)
     assert not torch.equal(kept.text_BLD[0], kept.text_BLD[1])
+
+
+def test_eval_pictures_are_indexed_and_encoded_but_never_trained_on(tmp_path, pictures, cache):
+    data = job_data(pictures)
+    plain = run_in_process(parse_job(data), tmp_path / "plain", cache)
+    held_out = {"id": "held out", "instance_data_dir": str(make_pictures(tmp_path / "pictures", 4)), "dataset_type": "eval"}
+    validation = data["validation"] | {"eval_steps_interval": 3}
+    judged = parse_job(data | {"datasets": [held_out, *data["datasets"]], "validation": validation})
+    assert run_in_process(judged, tmp_path / "judged", cache)["losses"] == plain["losses"]
+    setup = prepare(judged)
+    assert {sample.dataset_id for sample in setup.samples} == {"pictures"} and len(setup.eval_samples) == 4
+    shown = setup.eval_samples[:1]
+    batch = read_batch(shown, [sample.caption for sample in shown], encoded(setup.eval_samples, cache))
+    assert batch.latent_BCHW.shape == (1, 16, 8, 8) and batch.names == (str(shown[0].path),)

@@ -30,7 +30,10 @@ DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 @dataclass(frozen=True)
 class Setup:
-    """A job with all that follows from it and from its files. `modules` are the adapted layers, `spans` the routes."""
+    """A job with all that follows from it and from its files. `modules` are the adapted layers, `spans` the routes.
+
+    `samples` are trained on, `eval_samples` only judged.
+    """
 
     job: TrainJob
     flavour: Flavour
@@ -40,6 +43,7 @@ class Setup:
     modules: tuple[str, ...]
     num_parameters: int
     samples: tuple[Sample, ...]
+    eval_samples: tuple[Sample, ...]
     num_steps: int
     prompts: tuple[str, ...]
     sampler: SamplerSettings
@@ -55,7 +59,9 @@ def prepare(job: TrainJob) -> Setup:
     spans = resolve_routes(job.routes, shape.num_double + shape.num_single)
     skeleton = empty_transformer(shape)
     modules = target_modules(skeleton, job.lora.flux_lora_target)
-    samples = index_datasets(job.datasets, flavour)
+    eval_ids = {dataset.id for dataset in job.datasets if dataset.dataset_type == "eval"}
+    everything = index_datasets(job.datasets, flavour)
+    samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)
     captions = list(dict.fromkeys(sample.caption for sample in samples))
     return Setup(
         job=job,
@@ -65,7 +71,8 @@ def prepare(job: TrainJob) -> Setup:
         spans=spans,
         modules=tuple(modules),
         num_parameters=sum(job.lora.lora_rank * sum(skeleton.get_submodule(name).weight.shape) for name in modules),
-        samples=tuple(samples),
+        samples=samples,
+        eval_samples=tuple(sample for sample in everything if sample.dataset_id in eval_ids),
         num_steps=count_steps(job, samples),
         prompts=job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images]),
         sampler=sampler_settings(job.validation, flavour),

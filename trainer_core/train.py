@@ -86,8 +86,9 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
 
         return report
 
-    latents = encode_pictures(setup.samples, setup.files.vae, context.cache_dir, setup.device, progress("encode pictures"))
-    captions = [sample.caption for sample in setup.samples]
+    samples = (*setup.samples, *setup.eval_samples)
+    latents = encode_pictures(samples, setup.files.vae, context.cache_dir, setup.device, progress("encode pictures"))
+    captions = [sample.caption for sample in samples]
     captions += [*setup.prompts, setup.job.validation.validation_negative_prompt, ""]
     texts = encode_captions(
         list(dict.fromkeys(captions)),

@@ -32,7 +32,10 @@ class Batch:
 
 
 class BatchPlan:
-    """The batches of a run, by number. `caption_dropout` is the share of captions replaced by the empty one."""
+    """The batches of a run, by number, of the samples that are trained on.
+
+    `caption_dropout` is the share of captions replaced by the empty one.
+    """
 
     def __init__(
         self,
@@ -78,13 +81,18 @@ class BatchPlan:
         indices = self.indices(number)
         dropped = torch.rand(len(indices), generator=generator(self._seed, number, "caption dropout")) < self._caption_dropout
         captions = ["" if drop else self._samples[i].caption for i, drop in zip(indices, dropped.tolist(), strict=True)]
-        texts = [read_entry(self._caches.captions[caption]) for caption in captions]
-        return Batch(
-            latent_BCHW=torch.stack([read_entry(self._caches.latents[i])["latent"] for i in indices]),
-            text_BLD=torch.stack([entry["text"] for entry in texts]),
-            pooled_BP=torch.stack([entry["pooled"] for entry in texts]),
-            names=tuple(str(self._samples[i].path) for i in indices),
-        )
+        return read_batch([self._samples[i] for i in indices], captions, self._caches)
+
+
+def read_batch(samples: Sequence[Sample], captions: Sequence[str], caches: Caches) -> Batch:
+    """These samples of one bucket, each with its caption of `captions`, from the caches; on the CPU."""
+    texts = [read_entry(caches.captions[caption]) for caption in captions]
+    return Batch(
+        latent_BCHW=torch.stack([read_entry(caches.latents[sample])["latent"] for sample in samples]),
+        text_BLD=torch.stack([entry["text"] for entry in texts]),
+        pooled_BP=torch.stack([entry["pooled"] for entry in texts]),
+        names=tuple(str(sample.path) for sample in samples),
+    )
 
 
 def batches_per_epoch(samples: Sequence[Sample], datasets: tuple[DatasetSpec, ...], batch_size: int) -> int:

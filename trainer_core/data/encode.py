@@ -24,26 +24,29 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Caches:
-    """Where the entries of a run lie: one latent a sample (in their order), one text entry a caption."""
+    """Where the entries of a run lie: one latent a sample, trained or not, and one text entry a caption."""
 
-    latents: tuple[Path, ...]
+    latents: dict[Sample, Path]
     captions: dict[str, Path]
 
 
 def encode_pictures(
     samples: Sequence[Sample], vae_path: Path, cache_dir: Path, device: torch.device, progress: Progress
-) -> tuple[Path, ...]:
+) -> dict[Sample, Path]:
     """The latent entry of each sample, float32 (16, H, W) under `latent`, encoding those that are missing."""
     encoder = fingerprint(vae_path)
-    paths = [entry_path(cache_dir, "latents", content_digest(s.path), str(s.bucket), "centre", encoder) for s in samples]
-    missing = [(sample, path) for sample, path in zip(samples, paths, strict=True) if not path.exists()]
+    paths = {
+        sample: entry_path(cache_dir, "latents", content_digest(sample.path), str(sample.bucket), "centre", encoder)
+        for sample in samples
+    }
+    missing = [(sample, path) for sample, path in paths.items() if not path.exists()]
     vae = load_vae(vae_path, device) if missing else None
-    progress(len(samples) - len(missing), len(samples))
-    for done, (sample, path) in enumerate(missing, len(samples) - len(missing) + 1):
+    progress(len(paths) - len(missing), len(paths))
+    for done, (sample, path) in enumerate(missing, len(paths) - len(missing) + 1):
         pixels = to_tensor(crop_to_bucket(load_rgb(sample.path), sample.bucket))
         write_entry(path, {"latent": vae.encode(pixels.unsqueeze(0))[0]})
-        progress(done, len(samples))
-    return tuple(paths)
+        progress(done, len(paths))
+    return paths
 
 
 def encode_captions(
