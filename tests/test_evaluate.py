@@ -1,0 +1,98 @@
+"""The held-out loss: the same number whenever the adapter is the same, and only then."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from support import job_data, make_pictures, run_in_process
+from trainer_core import flow
+from trainer_core.data.buckets import Bucket
+from trainer_core.data.cache import read_entry
+from trainer_core.data.index import Sample
+from trainer_core.errors import JobError
+from trainer_core.flux.files import PICO_FILES
+from trainer_core.flux.load import load_transformer
+from trainer_core.flux.predict import predict_velocity
+from trainer_core.job_file import parse_job
+from trainer_core.rng import generator
+from trainer_core.setup import prepare
+from trainer_core.validation.evaluate import choose
+
+
+@pytest.fixture
+def data(tmp_path, pictures) -> dict:
+    """Trains on six pictures, judges on four others."""
+    make_pictures(tmp_path / "held-out", 4)
+    job = job_data(pictures, validation={"eval_steps_interval": 2, "num_eval_images": 3, "eval_timesteps": 2})
+    job["datasets"].append({"id": "held-out", "dataset_type": "eval", "instance_data_dir": str(tmp_path / "held-out")})
+    return job
+
+
+def test_held_out_pictures_are_judged_and_never_trained_on(tmp_path, cache, data):
+    with_them = run_in_process(parse_job(data), tmp_path / "with", cache)
+    assert [e["step"] for e in with_them["evaluations"]] == [0, 2, 4, 6]
+    data["datasets"].pop()
+    data["validation"] = {"num_validation_images": 0}
+    without = run_in_process(parse_job(data), tmp_path / "without", cache)
+    assert with_them["losses"] == without["losses"]
+
+
+def test_a_held_out_loss_is_the_mean_over_fixed_noise_and_noise_levels(tmp_path, cache, data):
+    """Computed here once more, from the base alone, for step 0."""
+    data["validation"]["num_eval_images"] = 1
+    result = run_in_process(parse_job(data), tmp_path / "runs", cache)
+    setup = prepare(parse_job(data))
+    sample = setup.eval_samples[0]
+    entries = list((cache / "latents").rglob("*.safetensors"))
+    base = load_transformer(PICO_FILES.transformer, torch.float32, torch.device("cpu"))
+    expected = []
+    for entry in entries:
+        latent = read_entry(entry)["latent"].unsqueeze(0)
+        if latent.shape[2:] != (sample.bucket.height // 8, sample.bucket.width // 8):
+            continue
+        noise = torch.randn(latent.shape, generator=generator(0, 0, sample.path.name))
+        caption = caption_entry(cache, setup, sample)
+        losses = {}
+        for sigma in (0.25, 0.75):
+            told = torch.tensor([sigma])
+            x = flow.add_noise(latent, noise, told)
+            with torch.no_grad():
+                velocity = predict_velocity(base, x, told, caption["text"][None], caption["pooled"][None], torch.tensor([1.0]))
+            losses[f"{sigma}"] = (velocity - (noise - latent)).square().mean().item()
+        expected.append(losses)
+    found = result["evaluations"][0]["by_dataset"]["held-out"]
+    assert any(found == pytest.approx(losses, rel=1e-4) for losses in expected)
+    assert result["evaluations"][0]["loss"] == pytest.approx(sum(found.values()) / 2)
+
+
+def caption_entry(cache: Path, setup, sample: Sample) -> dict:
+    """The cached caption of a sample: what a run over the filled cache would read."""
+    from trainer_core.data.encode import encode_captions
+
+    paths = encode_captions(
+        [sample.caption], setup.files, setup.flavour, cache, setup.dtype, setup.device, lambda done, total: None
+    )
+    return read_entry(paths[sample.caption])
+
+
+def test_the_choice_is_even_over_each_dataset():
+    def sample(dataset: str, number: int) -> Sample:
+        return Sample(dataset, Path(f"{number}.png"), "", 64, 64, Bucket(64, 64))
+
+    samples = tuple(sample("a", n) for n in range(9)) + tuple(sample("b", n) for n in range(2))
+    assert [(s.dataset_id, s.path.stem) for s in choose(samples, 3)] == [
+        ("a", "0"),
+        ("a", "3"),
+        ("a", "6"),
+        ("b", "0"),
+        ("b", "1"),
+    ]
+
+
+def test_eval_data_and_its_interval_go_together(data, pictures):
+    data["validation"]["eval_steps_interval"] = 0
+    with pytest.raises(JobError, match="go together"):
+        parse_job(data)
+    with pytest.raises(JobError, match="all are for evaluation"):
+        parse_job({"datasets": [{"instance_data_dir": str(pictures), "dataset_type": "eval"}]})
