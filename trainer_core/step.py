@@ -1,6 +1,7 @@
 """One optimisation step, on one screen: noise, sigma, x_sigma, predict, target, loss, backward, clip, update."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -17,6 +18,17 @@ from .rng import generator
 from .tread import Span, draw_kept
 
 Clip = Callable[[list[Parameter]], Tensor]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    loss: float
+    grad_norm: float
+    sigmas: tuple
+    losses: tuple
+    dropped: tuple
+    tokens: int
+    data_seconds: float
 
 
 def flow_loss(
@@ -51,7 +63,7 @@ def train_step(
     *,
     step: int,
     accumulation: int,
-) -> tuple[float, float]:
+) -> StepRecord:
     """Optimiser step number `step`, counted from 0; returns the mean loss over its samples and the gradient's norm.
 
     Each sample weighs the same, however the micro-batches divide them, so accumulation equals the large batch. JobError
@@ -76,4 +88,4 @@ def train_step(
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.item(), norm.item()
+    return StepRecord(loss.item(), norm.item(), (), (), tuple(0 for _ in router.spans), 1, 0.0)

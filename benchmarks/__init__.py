@@ -1,0 +1,1 @@
+"""What the performance claims rest on: each file is a command that measures one of them."""
