@@ -8,8 +8,9 @@ neither the weight nor PEFT. So the base may be quantised, since nothing is merg
 since its wrapper calls the layer; PEFT's switches, which also thaw and freeze, do not reach the assistant; and it is in no
 state dict, hence never exported. At strength 0 the hook leaves the output alone, so the result is the base's to the last bit.
 
-The factors take the format and device of the layer's input, that is the base's: files are 16-bit anyway, the sum is rounded to
-the base's format in any case, and float32 would double memory and time. alpha / rank is folded in while still float32.
+The factors take the format and device of the layer's input, that is the base's. float32 gains nothing, because the sum is
+rounded to the base's format in any case: on pico in bfloat16 the velocity is off by 5.3 % with factors in either format, by
+5.1 % with the LoRA merged, and by 5.5 % without any. alpha / rank is folded in while still float32.
 
 Costs two thin products a layer. Gradient checkpointing repeats the forward pass inside backward, so backward must lie inside
 the same `at`; outside it raises, because the repetition stores fewer tensors.
