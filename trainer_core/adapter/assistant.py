@@ -30,7 +30,7 @@ from torch.nn.functional import linear
 from ..errors import JobError
 from ..flux.load import FluxShape
 from .dialects import read_adapter
-from .factors import LoraFactors
+from .file_factors import LoraFactors
 
 
 class Assistant:

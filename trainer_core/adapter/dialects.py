@@ -31,7 +31,7 @@ from ..errors import JobError
 from ..flux.files import read_header, read_tensors
 from ..flux.load import FluxShape, empty_transformer
 from ..flux.names import SWAPPED_HALVES, Name, linear_names
-from .factors import KIND_OF_PART, Factors, Kind, build_factors
+from .file_factors import KIND_OF_PART, Factors, Kind, build_factors
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import JobError
 from ..flux.load import FluxShape
 from .dialects import AdapterFile, read_adapter
-from .factors import Kind
+from .file_factors import Kind
 
 
 def initial_factors(path: Path, shape: FluxShape, lora_type: Kind) -> AdapterFile:
