@@ -1,8 +1,9 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
-`checkpoints/step-N/` holds adapter.safetensors (float32), optimizer.safetensors and state.json (losses, digests of the two
-files). It is filled under another name and renamed when complete, so a checkpoint that exists is whole; one whose
-digests do not match (a damaged disk) is passed over for the one before. There is no random state to keep: see `rng.py`.
+`checkpoints/step-N/` holds adapter.safetensors (float32; as trained, not averaged), optimizer.safetensors and state.json
+(losses, the optimiser's numbers, digests of the two files). It is filled under another name and renamed when complete, so a
+checkpoint that exists is whole; one whose digests do not match (a damaged disk) is passed over for the one before. There is
+no random state to keep: see `rng.py`.
 """
 
 import hashlib
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
 from torch.nn import Parameter
 
+from .optimizer_state import read_state, write_state
 from .run_dir import read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
@@ -39,14 +40,15 @@ def save_checkpoint(
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    tensors, numbers = read_state(optimizer)
     files = {
         ADAPTER_FILE: save({name: parameter.detach().cpu().contiguous() for name, parameter in parameters.items()}),
-        OPTIMIZER_FILE: save(_flatten(optimizer)),
+        OPTIMIZER_FILE: save(tensors),
     }
     for name, data in files.items():
         write_atomically(partial / name, data)
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    write_json(partial / STATE_FILE, {"digests": digests, "losses": losses})
+    write_json(partial / STATE_FILE, {"digests": digests, "losses": losses, "optimizer": numbers})
     os.replace(partial, final)
     for old in list_checkpoints(checkpoints_dir)[keep:]:
         shutil.rmtree(old)
@@ -73,7 +75,7 @@ def restore_latest(checkpoints_dir: Path, parameters: dict[str, Parameter], opti
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(saved[name])
-        _unflatten(optimizer, load_file(folder / OPTIMIZER_FILE))
+        write_state(optimizer, load_file(folder / OPTIMIZER_FILE), state["optimizer"])
         return state["losses"]
     return []
 
@@ -84,18 +86,3 @@ def _folder(checkpoints_dir: Path, step: int) -> Path:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as 'parameter number.entry' -> tensor."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{entry}": value.cpu() for number, entries in state.items() for entry, value in entries.items()}
-
-
-def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `_flatten`; hyper-parameters stay those of the optimiser as it was made."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, entry = key.partition(".")
-        state.setdefault(int(number), {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -26,7 +26,8 @@ from .flux.load import load_transformer
 from .flux.routing import TokenRouter
 from .job_file import dump_job
 from .objective import Objective
-from .optim import learning_rate_at, make_clip, make_optimizer, set_learning_rate
+from .optim import learning_rate_at, make_clip, set_learning_rate
+from .optimizers import averaged, make_optimizer
 from .run_dir import RunDir, write_atomically
 from .setup import Setup, write_manifest
 from .step import train_step
@@ -62,9 +63,10 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
     train(setup, trainee, caches, context)
     train_seconds = time.monotonic() - training_started
 
-    after = render_prompts(setup, trainee.transformer, caches, context, step=last_step)
-    context.stop_if_wanted(last_step)
-    lora_path, verified_keys = save_lora(setup, trainee.transformer, context)
+    with averaged(trainee.optimizer):
+        after = render_prompts(setup, trainee.transformer, caches, context, step=last_step)
+        context.stop_if_wanted(last_step)
+        lora_path, verified_keys = save_lora(setup, trainee.transformer, context)
     result = context.run_dir.finish(
         {
             "lora": lora_path,
@@ -121,7 +123,7 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     parameters = add_lora(transformer, setup.job.lora, setup.modules, setup.job.training.seed)
     if setup.job.training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-    optimizer = make_optimizer(setup.job.optimizer, parameters.values())
+    optimizer = make_optimizer(setup.job.optimizer, parameters.values(), setup.job.training.seed)
     losses = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer)
     context.events.phase("load", 1, 1)
     context.events.emit("adapter", modules=len(setup.modules), parameters=setup.num_parameters)
@@ -180,7 +182,8 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         if done == last_step or _is_due(done, training.checkpoint_step_interval):
             save_state(trainee, training.checkpoints_total_limit, context)
         if done < last_step and _is_due(done, job.validation.validation_step_interval):
-            render_prompts(setup, trainee.transformer, caches, context, step=done)
+            with averaged(trainee.optimizer):
+                render_prompts(setup, trainee.transformer, caches, context, step=done)
 
 
 def save_state(trainee: Trainee, keep: int, context: RunContext) -> None:
