@@ -1,6 +1,6 @@
 """AdamW whose two states are bfloat16: half their memory, the same course of training.
 
-The trouble with short states: bfloat16 keeps 8 bits of a number, so steps between neighbours are about 1/128 of it. With
+The trouble with short states: bfloat16 keeps 8 bits of a number, so neighbours are 1/256 to 1/128 of it apart. With
 beta2 = 0.999 the running mean of the squared gradient moves by at most a thousandth of itself towards a smaller value, less
 than half such a step, and rounding to the nearest puts it back where it was, for ever. The cure is to round at random: up or
 down with chances that make the average exact (stochastic rounding). The states then wander a few percent about their float32

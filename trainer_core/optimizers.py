@@ -2,11 +2,11 @@
 
 What a job leaves open is filled in from the table, never from a package's own defaults, so a run does not change with a
 package's version, and `effective` can say what is used without importing anything. A package is imported only by the job that
-names it. Defaults are those that SimpleTuner has found to suit FLUX; the argument's type is that of its default.
+names it. Defaults are those that SimpleTuner trains FLUX with; an argument's type is that of its default.
 
 Some arguments of the packages are left out, since here they would do nothing: what concerns bfloat16 weights (the adapter is
-float32), several parameter groups (there is one), or a warm-up of their own (`lr_warmup_steps` is ours). `triton` is off: its
-kernels want a compiler on the user's machine, and optimi's sum atomically, so that two runs would differ.
+float32), several parameter groups (there is one), or a warm-up of their own (`lr_warmup_steps` is ours). optimi's triton
+kernels are off: they want a compiler on the user's machine, and StableAdamW's sums in no fixed order, so runs would differ.
 """
 
 import math
