@@ -91,8 +91,6 @@ ELSEWHERE = {"init_lora": "test_init_lora.py", "keep_masked": "test_masks.py"}  
 NOT_YET = {
     "flux_attention_masked_training",
     "t5_mask_mode",
-    "optimizer",
-    "optimizer_config",
     "lora_type",
     "lora_dropout",
     "peft_lora_target_modules",

@@ -1,9 +1,10 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
-`checkpoints/step-N/` holds adapter.safetensors (float32), optimizer.safetensors, ema.safetensors where there is an average,
-lora/ as ComfyUI reads it, and state.json: the run's history and the digests of the other files. It is filled under another
-name and renamed when complete, so a checkpoint that exists is whole; one whose digests do not match (a damaged disk) is set
-aside for the one before. There is no random state to keep: see `rng.py`.
+`checkpoints/step-N/` holds adapter.safetensors (float32; as trained, not averaged), optimizer.safetensors, ema.safetensors
+where there is a running average, lora/ as ComfyUI reads it, and state.json: the run's history, the optimiser's numbers and
+the digests of the other files. It is filled under another name and renamed when complete, so a checkpoint that exists is
+whole; one whose digests do not match (a damaged disk) is set aside for the one before. There is no random state to keep: see
+`rng.py`.
 """
 
 import hashlib
@@ -15,11 +16,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
-from torch import Tensor
 from torch.nn import Parameter
 
 from .ema import Ema
 from .history import History
+from .optimizer_state import read_state, write_state
 from .run_dir import read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
@@ -52,14 +53,15 @@ def save_checkpoint(
     partial = final.with_name(final.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    tensors = {ADAPTER_FILE: dict(parameters), OPTIMIZER_FILE: _flatten(optimizer)}
+    states, numbers = read_state(optimizer)
+    tensors = {ADAPTER_FILE: dict(parameters), OPTIMIZER_FILE: states}
     if ema is not None:
         tensors[EMA_FILE] = ema.tensors
     for name, content in tensors.items():
         write_atomically(partial / name, save({key: t.detach().cpu().contiguous() for key, t in content.items()}))
     export(partial)
     digests = {path.relative_to(partial).as_posix(): _digest(path) for path in sorted(partial.rglob("*.safetensors"))}
-    write_json(partial / STATE_FILE, {"digests": digests, "history": history.to_json()})
+    write_json(partial / STATE_FILE, {"digests": digests, "history": history.to_json(), "optimizer": numbers})
     os.replace(partial, final)
     best = checkpoint_dir(checkpoints_dir, history.best.step) if history.best else None
     for old in list_checkpoints(checkpoints_dir)[keep:]:
@@ -91,7 +93,7 @@ def restore_latest(
             if ema is not None:
                 for name, average in load_file(folder / EMA_FILE).items():
                     ema.tensors[name].copy_(average)
-        _unflatten(optimizer, load_file(folder / OPTIMIZER_FILE))
+        write_state(optimizer, load_file(folder / OPTIMIZER_FILE), state["optimizer"])
         return History.from_json(state["history"])
     return History()
 
@@ -124,18 +126,3 @@ def _set_aside(folder: Path, suffix: str) -> Path:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimiser state as 'parameter number.entry' -> tensor."""
-    state = optimizer.state_dict()["state"]
-    return {f"{number}.{entry}": value.cpu() for number, entries in state.items() for entry, value in entries.items()}
-
-
-def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The inverse of `_flatten`; hyper-parameters stay those of the optimiser as it was made."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, entry = key.partition(".")
-        state.setdefault(int(number), {})[entry] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,18 +1,13 @@
-"""Optimisers and the course of the learning rate. The schedule is a pure function of the step: nothing to save or restore."""
+"""Clipping and the course of the learning rate. The course is a pure function of the step: nothing to save or restore."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from .specs.optimizer import OptimizerSpec
-
-
-def make_optimizer(spec: OptimizerSpec, parameters: Iterable[Parameter]) -> torch.optim.Optimizer:
-    """The optimiser by its name."""
-    return _OPTIMIZERS[spec.optimizer](spec, list(parameters))
 
 
 def make_clip(spec: OptimizerSpec) -> Callable[[list[Parameter]], Tensor]:
@@ -41,15 +36,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
-
-def _adamw(spec: OptimizerSpec, parameters: list[Parameter]) -> torch.optim.Optimizer:
-    beta1 = 0.9 if spec.adam_beta1 < 0 else spec.adam_beta1
-    beta2 = 0.999 if spec.adam_beta2 < 0 else spec.adam_beta2
-    weight_decay = 0.01 if spec.adam_weight_decay < 0 else spec.adam_weight_decay
-    return torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(beta1, beta2), weight_decay=weight_decay)
-
-
-_OPTIMIZERS: dict[str, Callable[[OptimizerSpec, list[Parameter]], torch.optim.Optimizer]] = {"adamw": _adamw}
 
 # from progress in [0, 1] to height in [0, 1] between lr_end and the learning rate
 _COURSES: dict[str, Callable[[float, OptimizerSpec], float]] = {

@@ -56,13 +56,8 @@ def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext
     names = {setup.job.name: False} | ({f"{setup.job.name}-ema": True} if trainee.ema is not None else {})
     for name, averaged in names.items():
         path = folder / f"{name}.safetensors"
-        arguments = (path, trainee.transformer, setup.job, setup.flavour, context.run_dir.run_id, trainee.history.step)
-        if averaged:
-            assert trainee.ema is not None
-            with trainee.ema.applied():
-                export_lora(*arguments)
-        else:
-            export_lora(*arguments)
+        with trainee.as_used(ema=averaged):
+            export_lora(path, trainee.transformer, setup.job, setup.flavour, context.run_dir.run_id, trainee.history.step)
 
 
 def verify(setup: Setup, path: Path, context: RunContext) -> int:

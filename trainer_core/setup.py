@@ -21,6 +21,8 @@ from .flux.files import ModelFiles, fingerprint, resolve_files
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
 from .job import TrainJob
+from .optimizer_check import check_optimizer
+from .optimizers import effective
 from .run_dir import RunDir, read_json, write_json
 from .tread import Span, resolve_routes
 from .validation.sample import SamplerSettings, sampler_settings
@@ -53,6 +55,8 @@ class Setup:
 
 def prepare(job: TrainJob) -> Setup:
     """Check the job against its files and pictures; JobError says what to mend."""
+    device = pick_device(job.training.device)
+    check_optimizer(job.optimizer, device)
     flavour = FLAVOURS[job.base.model_flavour]
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
@@ -76,7 +80,7 @@ def prepare(job: TrainJob) -> Setup:
         num_steps=count_steps(job, samples),
         prompts=job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images]),
         sampler=sampler_settings(job.validation, flavour),
-        device=pick_device(job.training.device),
+        device=device,
         dtype=DTYPES[job.base.mixed_precision],
     )
 
@@ -122,6 +126,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "alpha": effective_alpha(setup.job.lora),
         "parameters": setup.num_parameters,
         "modules": list(setup.modules),
+        "optimizer": effective(setup.job.optimizer),
         "pictures": len(setup.samples),
         "buckets": count_buckets(setup.samples),
         "sampler": asdict(setup.sampler),

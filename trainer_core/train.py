@@ -44,7 +44,8 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
         before = make_pictures(setup, trainee, caches, context, step=0)
 
     training_started = time.monotonic()
-    train(setup, trainee, caches, context)
+    with trainee.assisted(setup.job.base.assistant_lora_strength):
+        train(setup, trainee, caches, context)
     train_seconds = time.monotonic() - training_started
 
     with memory_watched(setup.job, "making pictures"):
@@ -169,7 +170,7 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
     is_known = any(evaluation.step == history.step for evaluation in history.evaluations)
     if not interval or is_known or not (is_end or _is_due(history.step, interval)):
         return False
-    with memory_watched(setup.job, "evaluating"):
+    with memory_watched(setup.job, "evaluating"), trainee.as_used():
         by_dataset = evaluate(setup, trainee.transformer, caches, context)
     losses = [loss for by_sigma in by_dataset.values() for loss in by_sigma.values()]
     evaluation = Evaluation(history.step, sum(losses) / len(losses), by_dataset)
@@ -204,11 +205,13 @@ def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) ->
 def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, *, step: int) -> list[Path]:
     """A picture of each prompt, by the adapter, its running average, or both; at step 0 by the base alone."""
     wanted, paths = setup.job.training.ema_validation, []
-    if trainee.ema is None or step == 0 or wanted != "ema_only":
-        paths += render_prompts(setup, trainee.transformer, caches, context, step=step)
-    if trainee.ema is not None and step and wanted != "none":
-        with trainee.ema.applied():
-            paths += render_prompts(setup, trainee.transformer, caches, context, step=step, ema=True)
+    with trainee.assisted(setup.job.base.assistant_lora_inference_strength):
+        if trainee.ema is None or step == 0 or wanted != "ema_only":
+            with trainee.as_used():
+                paths += render_prompts(setup, trainee.transformer, caches, context, step=step)
+        if trainee.ema is not None and step and wanted != "none":
+            with trainee.as_used(ema=True):
+                paths += render_prompts(setup, trainee.transformer, caches, context, step=step, ema=True)
     return paths
 
 

@@ -1,12 +1,16 @@
 """The trainee: the frozen base with the adapter on it, its optimiser, and how far they have come."""
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
 from torch.nn import Parameter
 
+from .adapter.assistant import Assistant, add_assistant
 from .adapter.build import add_lora
 from .checkpoint import restore_latest
 from .context import RunContext
@@ -16,7 +20,7 @@ from .flux.load import load_transformer
 from .flux.recompute import recompute_blocks
 from .flux.routing import TokenRouter
 from .history import History
-from .optim import make_optimizer
+from .optimizers import averaged, make_optimizer
 from .setup import Setup
 
 
@@ -29,7 +33,20 @@ class Trainee:
     optimizer: torch.optim.Optimizer
     router: TokenRouter
     ema: Ema | None
+    assistant: Assistant | None
     history: History
+
+    @contextmanager
+    def as_used(self, *, ema: bool = False) -> Iterator[None]:
+        """In here the adapter holds what is pictured, judged and exported: the running average if that is wanted, else the
+        average that a schedule-free optimiser keeps, else what is trained."""
+        assert self.ema is not None or not ema, "there is no running average"
+        with self.ema.applied() if self.ema is not None and ema else averaged(self.optimizer):
+            yield
+
+    def assisted(self, strength: float) -> AbstractContextManager[None]:
+        """In here the assistant LoRA, if there is one, works at this strength."""
+        return nullcontext() if self.assistant is None else self.assistant.at(strength)
 
 
 def build_trainee(setup: Setup, context: RunContext) -> Trainee:
@@ -37,10 +54,12 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     training = setup.job.training
     context.events.phase("load", 0, 1)
     transformer = load_transformer(setup.files.transformer, setup.dtype, setup.device)
+    helper = setup.job.base.assistant_lora_path
+    assistant = add_assistant(transformer, Path(helper).expanduser(), setup.shape) if helper else None
     parameters = add_lora(transformer, setup.job.lora, setup.modules, training.seed)
     if training.gradient_checkpointing:
         recompute_blocks(transformer, training.gradient_checkpointing_interval)
-    optimizer = make_optimizer(setup.job.optimizer, parameters.values())
+    optimizer = make_optimizer(setup.job.optimizer, parameters.values(), training.seed)
     ema = Ema(parameters, training.ema_decay, training.ema_update_interval) if training.use_ema else None
     history = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer, ema)
     if history.step > setup.num_steps:
@@ -50,4 +69,4 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     context.events.emit(
         "started", run_id=context.run_dir.run_id, pid=os.getpid(), resumed_from=history.step, steps=setup.num_steps
     )
-    return Trainee(transformer, parameters, optimizer, TokenRouter(transformer, setup.spans), ema, history)
+    return Trainee(transformer, parameters, optimizer, TokenRouter(transformer, setup.spans), ema, assistant, history)
