@@ -89,8 +89,6 @@ ROUTES = {
 PARTS = {"flow": FLOW, "optimizer": OPTIMIZER, "lora": LORA, "routes": ROUTES}
 ELSEWHERE = {"init_lora": "test_init_lora.py", "keep_masked": "test_masks.py"}  # these need a file of their own to start from
 NOT_YET = {
-    "flux_attention_masked_training",
-    "t5_mask_mode",
     "optimizer",
     "optimizer_config",
     "lora_type",
@@ -102,7 +100,6 @@ NOT_YET = {
     "lokr_factor",
     "lokr_factor_feed_forward",
     "lokr_full_matrix",
-    "anneal_from",
 }
 
 

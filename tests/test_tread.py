@@ -392,9 +392,9 @@ def test_the_sample_that_forces_most_sets_the_count_for_all():
 
 def test_layers_count_over_both_kinds_of_block_and_backwards_from_the_end():
     routes = (route(0.5, 2, 20), route(0.25, 21, -2))
-    assert tread.resolve_routes(routes, 57) == (Span(0.5, 2, 20), Span(0.25, 21, 55))
-    assert tread.resolve_routes((route(0.5, -6, -1),), 6) == (Span(0.5, 0, 5),)
-    assert tread.resolve_routes((), 6) == ()
+    assert tread.resolve_routes(routes, 57, 100) == (Span(0.5, 2, 20), Span(0.25, 21, 55))
+    assert tread.resolve_routes((route(0.5, -6, -1),), 6, 100) == (Span(0.5, 0, 5),)
+    assert tread.resolve_routes((), 6, 100) == ()
 
 
 @pytest.mark.parametrize(
@@ -410,13 +410,13 @@ def test_layers_count_over_both_kinds_of_block_and_backwards_from_the_end():
 )
 def test_a_route_that_does_not_fit_says_where_and_what_to_do(routes, said):
     with pytest.raises(JobError, match=said):
-        tread.resolve_routes(routes, LAYERS)
+        tread.resolve_routes(routes, LAYERS, 100)
 
 
 def test_all_routes_that_do_not_fit_are_named_at_once():
     wrong = (route(0.5, 9, -9), route(0.5, 1, 3), route(0.5, 5, 4), route(0.5, 2, 5))
     with pytest.raises(JobError) as error:
-        tread.resolve_routes(wrong, LAYERS)
+        tread.resolve_routes(wrong, LAYERS, 100)
     lines = str(error.value).splitlines()[1:]
     assert [line.split(":")[0].strip() for line in lines] == ["routes.0", "routes.0", "routes.2", "routes.3"]
     assert "overlap routes.1" in lines[3]

@@ -27,7 +27,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "done": frozenset({"step", "lora", "seconds"}),
 }
 
-PHASES = ("encode pictures", "encode captions", "load", "sample", "train", "save")
+PHASES = ("encode pictures", "encode captions", "encode masks", "load", "sample", "train", "save")
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]

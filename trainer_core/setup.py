@@ -4,6 +4,7 @@ Making a `Setup` reads headers and indexes pictures, no weights, and so finds ev
 `flux-lora check` stops here.
 """
 
+import logging
 import platform
 from dataclasses import asdict, dataclass
 
@@ -21,6 +22,8 @@ from .job import TrainJob
 from .run_dir import RunDir, write_json
 from .tread import Span, resolve_routes
 from .validation.sample import SamplerSettings, sampler_settings
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
@@ -52,7 +55,11 @@ def prepare(job: TrainJob) -> Setup:
     flavour = FLAVOURS[job.base.model_flavour]
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
-    spans = resolve_routes(job.routes, shape.num_double + shape.num_single)
+    spans = resolve_routes(job.routes, shape.num_double + shape.num_single, job.training.max_train_steps)
+    if job.flow.flux_attention_masked_training:
+        log.warning(
+            "the text's padding is hidden in training and in the run's samples, but ComfyUI's own sampler does not hide it"
+        )
     skeleton = empty_transformer(shape)
     modules = target_modules(skeleton, job.lora.flux_lora_target)
     eval_ids = {dataset.id for dataset in job.datasets if dataset.dataset_type == "eval"}

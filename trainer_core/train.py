@@ -20,7 +20,7 @@ from .adapter.verify import verify_lora
 from .checkpoint import restore_latest, save_checkpoint
 from .context import RunContext
 from .data.batches import BatchPlan
-from .data.encode import Caches, Progress, encode_captions, encode_pictures
+from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
 from .data.index import count_buckets
 from .flux.load import load_transformer
 from .flux.routing import TokenRouter
@@ -112,7 +112,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         setup.device,
         progress("encode captions"),
     )
-    return Caches(latents, texts)
+    return Caches(latents, texts, encode_masks(setup.samples, context.cache_dir, progress("encode masks")))
 
 
 def build_trainee(setup: Setup, context: RunContext) -> Trainee:
@@ -157,7 +157,7 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         learning_rate = learning_rate_at(job.optimizer, step, last_step)
         set_learning_rate(trainee.optimizer, learning_rate)
         trainee.transformer.train()
-        loss, norm = train_step(
+        record = train_step(
             trainee.transformer,
             trainee.optimizer,
             plan,
@@ -167,15 +167,15 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
             step=step,
             accumulation=training.gradient_accumulation_steps,
         )
-        trainee.losses.append(loss)
+        trainee.losses.append(record.loss)
         done = trainee.step
         context.events.emit(
             "step",
             step=done,
             steps=last_step,
-            loss=loss,
+            loss=record.loss,
             learning_rate=learning_rate,
-            grad_norm=norm,
+            grad_norm=record.grad_norm,
             seconds=round(time.monotonic() - began, 4),
         )
         if done == last_step or _is_due(done, training.checkpoint_step_interval):
