@@ -65,6 +65,8 @@ def prepare(job: TrainJob) -> Setup:
     eval_ids = {dataset.id for dataset in job.datasets if dataset.dataset_type == "eval"}
     everything = index_datasets(job.datasets, flavour)
     samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)
+    if all(sample.is_regularisation for sample in samples):
+        raise JobError("every dataset has is_regularisation_data, so the adapter would learn nothing; add pictures to train on")
     captions = list(dict.fromkeys(sample.caption for sample in samples))
     return Setup(
         job=job,

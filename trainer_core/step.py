@@ -6,7 +6,7 @@ same noisy latent, sigma, guidance and text, and with no tokens left out. That c
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,8 +22,7 @@ from .errors import JobError
 from .flux.predict import predict_velocity
 from .flux.routing import TokenRouter
 from .objective import Objective, attention_mask
-from .rng import generator
-from .tread import Span, draw_kept, mask_of_tokens
+from .tread import draw_routes
 
 Clip = Callable[[list[Parameter]], Tensor]
 
@@ -43,11 +42,11 @@ class StepRecord:
 
 
 class Judged(NamedTuple):
-    """A batch after its forward pass. `kept` has the (B, K) tokens that each route kept; None where it is over."""
+    """A batch after its forward pass."""
 
     losses_B: Tensor
     sigma_B: Tensor
-    kept: list[Tensor | None]
+    dropped: tuple[int, ...]
     tokens: int
 
 
@@ -66,23 +65,12 @@ def flow_loss(
         with torch.no_grad(), adapter_off(transformer):
             taught = predict_velocity(transformer, *(None if value is None else value[rows] for value in inputs))
         target = target.index_copy(0, rows.to(target.device), taught)
-    kept = draw_routes(router.spans, batch, objective.seed, step, first)
+    positions, tokens = range(first, first + len(batch.names)), len(batch.names) * batch.num_tokens
+    kept = draw_routes(router.spans, batch.num_tokens, batch.mask_BHW, objective.seed, step, positions)
     with router.routed(kept):
         prediction = predict_velocity(transformer, *inputs)
     losses_B = objective.losses(prediction, target, draw.sigma_B, batch.weight_BHW)
-    return Judged(losses_B, draw.sigma_B, kept, len(batch.names) * batch.num_tokens)
-
-
-def draw_routes(spans: Sequence[Span], batch: Batch, seed: int, step: int, first: int) -> list[Tensor | None]:
-    """(B, K) kept image tokens for each route, None where it is over; every sample keeps others."""
-    positions = range(first, first + len(batch.names))
-    marked_BS = None if batch.mask_BHW is None else mask_of_tokens(batch.mask_BHW)
-
-    def draw(number: int, span: Span) -> Tensor:
-        generators = [generator(seed, step, f"route {number} of sample {position}") for position in positions]
-        return draw_kept(batch.num_tokens, span.ratio, generators, marked_BS if span.keep_masked else None)
-
-    return [draw(number, span) if span.is_on(step) else None for number, span in enumerate(spans)]
+    return Judged(losses_B, draw.sigma_B, tuple(0 if ids_BK is None else tokens - ids_BK.numel() for ids_BK in kept), tokens)
 
 
 def train_step(
@@ -122,7 +110,7 @@ def train_step(
         sigmas=tuple(sigma for outcome in judged for sigma in outcome.sigma_B.tolist()),
         losses=tuple(numbers[2:]),
         names=names,
-        dropped=tuple(sum(_dropped(outcome, number) for outcome in judged) for number in range(len(router.spans))),
+        dropped=tuple(map(sum, zip(*(outcome.dropped for outcome in judged), strict=True))),
         tokens=sum(outcome.tokens for outcome in judged),
         data_seconds=data_seconds,
     )
@@ -134,8 +122,3 @@ def train_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return record
-
-
-def _dropped(outcome: Judged, route: int) -> int:
-    ids_BK = outcome.kept[route]
-    return 0 if ids_BK is None else outcome.tokens - ids_BK.numel()

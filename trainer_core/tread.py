@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from .errors import JobError
+from .rng import generator
 from .specs.tread import TreadRoute
 
 
@@ -94,6 +95,20 @@ def draw_kept(num_tokens: int, ratio: float, generators: Sequence[torch.Generato
 def mask_of_tokens(mask_BHW: Tensor) -> Tensor:
     """(B, S): the mask of a latent's cells, averaged over the 2x2 of each image token."""
     return avg_pool2d(mask_BHW, 2).flatten(1)
+
+
+def draw_routes(
+    spans: Sequence[Span], num_tokens: int, mask_BHW: Tensor | None, seed: int, step: int, positions: Sequence[int]
+) -> list[Tensor | None]:
+    """(B, K) kept image tokens for each route, None where it is over. `positions` are those of the samples in the step, and
+    `mask_BHW` their masks over the latent's cells."""
+    marked_BS = None if mask_BHW is None else mask_of_tokens(mask_BHW)
+
+    def draw(number: int, span: Span) -> Tensor:
+        generators = [generator(seed, step, f"route {number} of sample {position}") for position in positions]
+        return draw_kept(num_tokens, span.ratio, generators, marked_BS if span.keep_masked else None)
+
+    return [draw(number, span) if span.is_on(step) else None for number, span in enumerate(spans)]
 
 
 def gather_tokens(tokens_BSD: Tensor, ids_BK: Tensor) -> Tensor:
