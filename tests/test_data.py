@@ -11,7 +11,7 @@ from trainer_core.data.batches import BatchPlan, batches_per_epoch, read_batch
 from trainer_core.data.buckets import Bucket
 from trainer_core.data.cache import entry_path, read_entry, write_entry
 from trainer_core.data.captions import decode
-from trainer_core.data.encode import Caches, encode_captions, encode_pictures
+from trainer_core.data.encode import Caches, encode_captions, encode_masks, encode_pictures
 from trainer_core.data.images import crop_to_bucket, load_rgb, to_image, to_tensor
 from trainer_core.data.index import count_buckets, index_datasets
 from trainer_core.errors import JobError
@@ -131,7 +131,7 @@ def encoded(samples, cache) -> Caches:
     latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
     captions = ["", *(sample.caption for sample in samples)]
     texts = encode_captions(captions, PICO_FILES, PICO, cache, torch.float32, CPU, silent)
-    return Caches(latents, texts)
+    return Caches(latents, texts, encode_masks(samples, cache, silent))
 
 
 def plan(pictures, cache, **fields) -> BatchPlan:

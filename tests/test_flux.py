@@ -133,10 +133,12 @@ def test_pico_is_a_small_flux_that_loads():
 def test_picos_encoders_give_what_its_transformer_takes():
     shape = read_shape(PICO_FILES.transformer)
     encoders = load_text_encoders(PICO_FILES, FLAVOURS["pico"], torch.float32, CPU)
-    text, pooled = encoders.encode(["a red cat", "", "a red cat on a blue background with far more words " * 9])
+    text, pooled, mask = encoders.encode(["a red cat", "", "a red cat on a blue background with far more words " * 9])
     assert text.shape == (3, 32, shape.t5_width) and pooled.shape == (3, shape.clip_width)
     assert not torch.equal(text[0], text[1]) and not torch.equal(pooled[0], pooled[1])
-    again, _ = encoders.encode(["a red cat"])
+    assert mask.dtype == torch.bool and mask.shape == (3, 32) and mask[2].all()
+    assert 0 < mask[1].sum() < mask[0].sum() < 32 and not (mask[:, 1:] & ~mask[:, :-1]).any(), "words first, then padding"
+    again, _, _ = encoders.encode(["a red cat"])
     torch.testing.assert_close(again[0], text[0], atol=1e-5, rtol=1e-5)
 
 

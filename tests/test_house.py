@@ -23,6 +23,8 @@ LIGHT = {
     "data.buckets",
     "data.captions",
     "data.index",
+    "data.masks",
+    "data.upright",
 }
 HEAVY = {"torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "matplotlib"}
 COMFY = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}

@@ -89,8 +89,6 @@ ROUTES = {
 PARTS = {"flow": FLOW, "optimizer": OPTIMIZER, "lora": LORA, "routes": ROUTES}
 ELSEWHERE = {"init_lora": "test_init_lora.py", "keep_masked": "test_masks.py"}  # these need a file of their own to start from
 NOT_YET = {
-    "flux_attention_masked_training",
-    "t5_mask_mode",
     "lora_type",
     "lora_dropout",
     "peft_lora_target_modules",
@@ -100,7 +98,6 @@ NOT_YET = {
     "lokr_factor",
     "lokr_factor_feed_forward",
     "lokr_full_matrix",
-    "anneal_from",
 }
 
 

@@ -16,11 +16,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from trainer_core import tread
-from trainer_core.errors import JobError
 from trainer_core.flux.latents import image_ids, text_ids
 from trainer_core.flux.load import FluxShape, config
 from trainer_core.flux.routing import TokenRouter
-from trainer_core.specs.tread import TreadRoute
 from trainer_core.tread import Span
 
 SHAPE = FluxShape(num_double=2, num_single=4, width=128, in_channels=64, t5_width=16, clip_width=8, guidance=False)
@@ -31,10 +29,6 @@ TEXT_MASK = torch.tensor([[1] * 3 + [0] * 2 + [1] * TOKENS, [1] * 5 + [1] * TOKE
 
 def generators(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def route(ratio: float, first: int, last: int) -> TreadRoute:
-    return TreadRoute(selection_ratio=ratio, start_layer_idx=first, end_layer_idx=last)
 
 
 def draws(spans: Sequence[Span], *seeds: int) -> list[Tensor]:
@@ -171,6 +165,18 @@ def test_outside_of_routed_nothing_changes_by_a_single_bit():
     with pytest.raises(KeyError), router.routed(kept):
         raise KeyError
     assert torch.equal(run(model, data), plain)
+
+
+def test_a_route_that_is_over_is_no_route_by_a_single_bit():
+    data, kept = inputs(), draws([EARLY, LATE], 0, 1)
+    model = build()
+    router = TokenRouter(model, [EARLY, LATE])
+    plain = run(model, data)
+    with router.routed([None, None]):
+        assert torch.equal(run(model, data), plain)
+    with router.routed([None, kept[1]]):
+        one_of_two = run(model, data)
+    assert torch.equal(one_of_two, routed(build(), data, [LATE], kept[1:])) and not torch.equal(one_of_two, plain)
 
 
 # Against the shorter sequence
@@ -322,6 +328,24 @@ def test_bfloat16_stays_bfloat16_and_near_float32():
     torch.testing.assert_close(ours.float(), removed(build(), inputs(), [SEAM], kept), atol=0.03, rtol=0.03)
 
 
+@pytest.mark.parametrize("span", [SEAM, EARLY, LATE], ids=str)
+def test_marked_tokens_go_through_every_layer_in_bfloat16_too(span):
+    """Also where the route opens in a single block: with all but a few marked, only these few can change anything."""
+    mask = torch.ones(2, 8, 12)
+    mask[:, :2, :6] = 0  # the first three tokens
+    (kept,) = tread.draw_routes([span], TOKENS, mask, 0, 0, range(2))
+    assert kept.shape == (2, TOKENS - 3) and (kept == torch.arange(3, TOKENS)).all()
+    data, model = inputs(dtype=torch.bfloat16), build()
+    add_lora(model)
+    model.bfloat16().enable_gradient_checkpointing()
+    ours = routed(model.train(), data, [span], [kept])
+    ours.float().square().mean().backward()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+    reference = build()
+    add_lora(reference)
+    torch.testing.assert_close(ours.float(), removed(reference, inputs(), [span], [kept]), atol=0.05, rtol=0.05)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_compiled_blocks_take_the_routes_and_train_without_a_graph_break():
     data, kept, outcomes = inputs(), draws([SEAM], 0, 1), []
@@ -340,83 +364,3 @@ def test_compiled_blocks_take_the_routes_and_train_without_a_graph_break():
     close(ours, plain)
     for name, gradient in plain_gradients.items():
         close(our_gradients[name], gradient)
-
-
-# Which tokens stay
-
-
-@pytest.mark.parametrize(
-    ("tokens", "ratio", "kept"), [(100, 0.3, 70), (24, 0.5, 12), (7, 0.25, 5), (10, 0.0, 10), (3, 0.99, 1)]
-)
-def test_the_kept_share_is_as_asked(tokens, ratio, kept):
-    assert tread.num_kept(tokens, ratio) == kept
-    drawn = tread.draw_kept(tokens, ratio, generators(0, 1, 2))
-    assert drawn.shape == (3, kept)
-    assert (drawn.diff(dim=1) > 0).all(), "ascending, none twice"
-    assert drawn.min() >= 0 and drawn.max() < tokens
-
-
-def test_a_draw_is_a_function_of_its_generator_alone():
-    together = tread.draw_kept(50, 0.5, generators(1, 2, 3))
-    before = torch.get_rng_state()
-    assert torch.equal(tread.draw_kept(50, 0.5, generators(2)), together[1:2])
-    assert torch.equal(tread.draw_kept(50, 0.5, generators(3, 1)), together[[2, 0]])
-    assert not torch.equal(together[0], together[1])
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_every_token_is_as_likely_as_any_other():
-    counts = torch.bincount(tread.draw_kept(10, 0.5, generators(*range(2000))).flatten(), minlength=10)
-    assert ((counts - 1000).abs() < 5 * 500**0.5).all()
-
-
-def test_forced_tokens_are_always_kept():
-    forced = torch.zeros(3, 20)
-    forced[0, [3, 17]], forced[1, :], forced[2, 5] = 1.0, 0.5, 0.51
-    kept = tread.draw_kept(20, 0.75, generators(0, 1, 2), forced)
-    assert kept.shape == (3, 5)
-    assert {3, 17} <= set(kept[0].tolist()) and 5 in kept[2]
-    assert torch.equal(kept[1:2], tread.draw_kept(20, 0.75, generators(1))), "0.5 forces nothing"
-
-
-def test_the_sample_that_forces_most_sets_the_count_for_all():
-    forced = torch.zeros(2, 20)
-    forced[0, 4:15] = 1
-    kept = tread.draw_kept(20, 0.75, generators(0, 1), forced)
-    assert kept[0].tolist() == list(range(4, 15))
-    assert kept.shape == (2, 11) and (kept.diff(dim=1) > 0).all()
-
-
-# Which layers
-
-
-def test_layers_count_over_both_kinds_of_block_and_backwards_from_the_end():
-    routes = (route(0.5, 2, 20), route(0.25, 21, -2))
-    assert tread.resolve_routes(routes, 57) == (Span(0.5, 2, 20), Span(0.25, 21, 55))
-    assert tread.resolve_routes((route(0.5, -6, -1),), 6) == (Span(0.5, 0, 5),)
-    assert tread.resolve_routes((), 6) == ()
-
-
-@pytest.mark.parametrize(
-    ("routes", "said"),
-    [
-        ([route(0.5, 2, 6)], r"routes\.0: end_layer_idx is 6, but this model has 6 layers; take 0 to 5, or -6 to -1"),
-        ([route(0.5, -7, 3)], r"routes\.0: start_layer_idx is -7"),
-        ([route(0.5, 4, -3)], r"routes\.0: start_layer_idx 4 is layer 4, after end_layer_idx -3, which is layer 3"),
-        ([route(0.5, 1, 3), route(0.5, 3, 5)], r"routes\.1: layers 3 to 5 overlap routes\.0 \(1 to 3\); start it at layer 4"),
-        ([route(0.5, 1, 5), route(0.5, 2, 3)], r"routes\.1: layers 2 to 3 overlap routes\.0"),
-        ([route(0.5, 4, 5), route(0.5, 1, 2)], r"routes\.1: layers 1 to 2 come before those of routes\.0 \(4 to 5\)"),
-    ],
-)
-def test_a_route_that_does_not_fit_says_where_and_what_to_do(routes, said):
-    with pytest.raises(JobError, match=said):
-        tread.resolve_routes(routes, LAYERS)
-
-
-def test_all_routes_that_do_not_fit_are_named_at_once():
-    wrong = (route(0.5, 9, -9), route(0.5, 1, 3), route(0.5, 5, 4), route(0.5, 2, 5))
-    with pytest.raises(JobError) as error:
-        tread.resolve_routes(wrong, LAYERS)
-    lines = str(error.value).splitlines()[1:]
-    assert [line.split(":")[0].strip() for line in lines] == ["routes.0", "routes.0", "routes.2", "routes.3"]
-    assert "overlap routes.1" in lines[3]

@@ -45,7 +45,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "done": frozenset({"step", "lora", "seconds"}),
 }
 
-PHASES = ("encode pictures", "encode captions", "load", "sample", "evaluate", "train", "save")
+PHASES = ("encode pictures", "encode captions", "encode masks", "load", "sample", "evaluate", "train", "save")
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]

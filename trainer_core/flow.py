@@ -100,6 +100,17 @@ def smooth_l1_loss(difference: Tensor, width: Tensor) -> Tensor:
     return 2 * ((difference.square() + width.square()).sqrt() - width)
 
 
-def mean_per_sample(loss_BCHW: Tensor) -> Tensor:
-    """(B,) averaged over everything but the batch."""
+def mask_weight(mask_HW: Tensor, background: float, normalise_area: bool) -> Tensor:
+    """How much each cell of the latent counts: 1 where the mask is white, `background` where it is black.
+
+    Normalised, the weights have mean 1, so that a small subject teaches as much as a large one.
+    """
+    weight_HW = background + (1 - background) * mask_HW
+    return weight_HW / weight_HW.mean() if normalise_area else weight_HW
+
+
+def mean_per_sample(loss_BCHW: Tensor, weight_BHW: Tensor | None = None) -> Tensor:
+    """(B,) averaged over everything but the batch, weighted cell by cell where there are weights."""
+    if weight_BHW is not None:
+        loss_BCHW = loss_BCHW * weight_BHW.unsqueeze(1)
     return loss_BCHW.flatten(1).mean(dim=1)

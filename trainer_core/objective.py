@@ -56,11 +56,12 @@ class Objective:
         sigma_B = told_sigma(torch.stack(sigmas), self.dtype)
         return Draw(torch.stack(noise), torch.stack(input_noise), sigma_B, torch.stack(guidance))
 
-    def losses(self, prediction_BCHW: Tensor, target_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
-        """(B,) float32: the error of each sample."""
+    def losses(self, prediction_BCHW: Tensor, target_BCHW: Tensor, sigma_B: Tensor, weight_BHW: Tensor | None = None) -> Tensor:
+        """(B,) float32: the error of each sample; the weights are those of masks, None where all cells count alike."""
         width = flow.huber_width(sigma_B, self.spec.huber_c, self.spec.huber_schedule).view(-1, 1, 1, 1)
         difference = prediction_BCHW.float() - target_BCHW.float()
-        return flow.mean_per_sample(LOSSES[self.spec.loss_type](difference, width.to(difference.device)))
+        errors_BCHW = LOSSES[self.spec.loss_type](difference, width.to(difference.device))
+        return flow.mean_per_sample(errors_BCHW, None if weight_BHW is None else weight_BHW.to(difference.device))
 
     def _perturbation(self, step: int) -> float:
         """Share of extra noise on the input at this step: falls to 0 over input_perturbation_steps, if that is set."""
@@ -83,6 +84,14 @@ def draw_guidance(spec: FlowSpec, generator: Generator) -> Tensor:
         return torch.tensor(spec.flux_guidance_value)
     low, high = spec.flux_guidance_min, spec.flux_guidance_max
     return low + (high - low) * torch.rand((), generator=generator)
+
+
+def attention_mask(spec: FlowSpec, text_mask_BL: Tensor) -> Tensor | None:
+    """What `predict_velocity` is to be given of the text's mask: bool hides the padding, float adds to the logits of the
+    words, None leaves attention as FLUX.1 was trained. Pictures are sampled with the same."""
+    if not spec.flux_attention_masked_training:
+        return None
+    return text_mask_BL if spec.t5_mask_mode == "mask" else text_mask_BL.float()
 
 
 def _density(spec: FlowSpec) -> Callable[[Generator], Tensor]:

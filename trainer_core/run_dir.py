@@ -171,7 +171,8 @@ def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
     """The folder that belongs to this job over this data, below `out_dir`; nothing is created."""
     digest = hashlib.sha256(job.model_dump_json(exclude={"metadata"}).encode())
     for dataset in job.datasets:
-        digest.update(dataset_digest(Path(dataset.instance_data_dir)).encode())
+        for folder in filter(None, (dataset.instance_data_dir, dataset.mask_data_dir)):
+            digest.update(dataset_digest(Path(folder)).encode())
     return RunDir(out_dir / f"{job.name}-{digest.hexdigest()[:10]}")
 
 

@@ -4,6 +4,7 @@ Making a `Setup` reads headers and indexes pictures, no weights, and so finds ev
 `flux-lora check` stops here.
 """
 
+import logging
 import math
 import platform
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from .optimizers import effective
 from .run_dir import RunDir, read_json, write_json
 from .tread import Span, resolve_routes
 from .validation.sample import SamplerSettings, sampler_settings
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
@@ -60,12 +63,19 @@ def prepare(job: TrainJob) -> Setup:
     flavour = FLAVOURS[job.base.model_flavour]
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
-    spans = resolve_routes(job.routes, shape.num_double + shape.num_single)
+    if job.flow.flux_attention_masked_training:
+        log.warning(
+            "the text's padding is hidden in training and in the run's samples, but ComfyUI's own sampler does not hide it"
+        )
     skeleton = empty_transformer(shape)
     modules = target_modules(skeleton, job.lora.flux_lora_target)
     eval_ids = {dataset.id for dataset in job.datasets if dataset.dataset_type == "eval"}
     everything = index_datasets(job.datasets, flavour)
     samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)
+    if all(sample.is_regularisation for sample in samples):
+        raise JobError("every dataset has is_regularisation_data, so the adapter would learn nothing; add pictures to train on")
+    num_steps = count_steps(job, samples)
+    spans = resolve_routes(job.routes, shape.num_double + shape.num_single, num_steps)
     captions = list(dict.fromkeys(sample.caption for sample in samples))
     return Setup(
         job=job,
@@ -77,7 +87,7 @@ def prepare(job: TrainJob) -> Setup:
         num_parameters=sum(job.lora.lora_rank * sum(skeleton.get_submodule(name).weight.shape) for name in modules),
         samples=samples,
         eval_samples=tuple(sample for sample in everything if sample.dataset_id in eval_ids),
-        num_steps=count_steps(job, samples),
+        num_steps=num_steps,
         prompts=job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images]),
         sampler=sampler_settings(job.validation, flavour),
         device=device,

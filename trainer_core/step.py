@@ -1,7 +1,14 @@
-"""One optimisation step, on one screen: noise, sigma, x_sigma, predict, target, loss, backward, clip, update."""
+"""One optimisation step, on one screen: noise, sigma, x_sigma, predict, target, loss, backward, clip, update.
 
-from collections.abc import Callable, Sequence
+The target is the flow's velocity; on regularisation samples it is what the base says without the adapter, asked with the
+same noisy latent, sigma, guidance and text, and with no tokens left out. That costs these samples one more forward pass.
+"""
+
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -9,48 +16,61 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from . import flow
+from .adapter.switch import adapter_off
 from .data.batches import Batch, BatchPlan
 from .errors import JobError
 from .flux.predict import predict_velocity
 from .flux.routing import TokenRouter
-from .objective import Objective
-from .rng import generator
-from .tread import Span, draw_kept
+from .objective import Objective, attention_mask
+from .tread import draw_routes
 
 Clip = Callable[[list[Parameter]], Tensor]
 
 
 @dataclass(frozen=True)
 class StepRecord:
+    """What a step did. `sigmas`, `losses` and `names` have an entry a sample, in their order; `dropped` has one a route."""
+
     loss: float
     grad_norm: float
-    sigmas: tuple
-    losses: tuple
-    dropped: tuple
-    tokens: int
+    sigmas: tuple[float, ...]
+    losses: tuple[float, ...]
+    names: tuple[str, ...]
+    dropped: tuple[int, ...]  # image tokens that the route left out, of all samples together
+    tokens: int  # image tokens in all
     data_seconds: float
+
+
+class Judged(NamedTuple):
+    """A batch after its forward pass."""
+
+    losses_B: Tensor
+    sigma_B: Tensor
+    dropped: tuple[int, ...]
+    tokens: int
 
 
 def flow_loss(
     transformer: FluxTransformer2DModel, batch: Batch, objective: Objective, router: TokenRouter, *, step: int, first: int
-) -> Tensor:
-    """(B,) float32 losses. `first` is the position of the batch's first sample among those of the step: what is drawn
-    belongs to the sample, however the step is divided into batches."""
+) -> Judged:
+    """The float32 loss of each sample. `first` is the position of the batch's first sample among those of the step: what is
+    drawn belongs to the sample, however the step is divided into batches."""
     draw = objective.draw(batch.latent_BCHW, step, first)
     x_BCHW = flow.add_noise(batch.latent_BCHW, draw.input_noise_BCHW, draw.sigma_B)
-    with router.routed(draw_routes(router.spans, batch, objective.seed, step, first)):
-        prediction = predict_velocity(transformer, x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B)
-    target = flow.velocity(batch.latent_BCHW, draw.noise_BCHW).to(prediction.device)
-    return objective.losses(prediction, target, draw.sigma_B)
-
-
-def draw_routes(spans: Sequence[Span], batch: Batch, seed: int, step: int, first: int) -> list[Tensor]:
-    """(B, K) kept image tokens for each route; every sample keeps others."""
-    num_tokens, positions = batch.latent_BCHW[0, 0].numel() // 4, range(first, first + len(batch.names))
-    return [
-        draw_kept(num_tokens, span.ratio, [generator(seed, step, f"route {number} of sample {p}") for p in positions])
-        for number, span in enumerate(spans)
-    ]
+    text_mask_BL = attention_mask(objective.spec, batch.text_mask_BL)
+    inputs = (x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B, text_mask_BL)
+    target = flow.velocity(batch.latent_BCHW, draw.noise_BCHW).to(transformer.device)
+    if batch.regularised:
+        rows = torch.tensor(batch.regularised)
+        with torch.no_grad(), adapter_off(transformer):
+            taught = predict_velocity(transformer, *(None if value is None else value[rows] for value in inputs))
+        target = target.index_copy(0, rows.to(target.device), taught)
+    positions, tokens = range(first, first + len(batch.names)), len(batch.names) * batch.num_tokens
+    kept = draw_routes(router.spans, batch.num_tokens, batch.mask_BHW, objective.seed, step, positions)
+    with router.routed(kept):
+        prediction = predict_velocity(transformer, *inputs)
+    losses_B = objective.losses(prediction, target, draw.sigma_B, batch.weight_BHW)
+    return Judged(losses_B, draw.sigma_B, tuple(0 if ids_BK is None else tokens - ids_BK.numel() for ids_BK in kept), tokens)
 
 
 def train_step(
@@ -64,28 +84,41 @@ def train_step(
     step: int,
     accumulation: int,
 ) -> StepRecord:
-    """Optimiser step number `step`, counted from 0; returns the mean loss over its samples and the gradient's norm.
+    """Optimiser step number `step`, counted from 0.
 
     Each sample weighs the same, however the micro-batches divide them, so accumulation equals the large batch. JobError
     before the weights are touched when the loss or the gradient is not finite.
     """
+    began = time.perf_counter()
     batches = [plan.batch(number) for number in range(step * accumulation, (step + 1) * accumulation)]
-    num_samples = sum(len(batch.names) for batch in batches)
-    loss, first = torch.zeros((), device=transformer.device), 0
+    data_seconds = time.perf_counter() - began
+    names = tuple(name for batch in batches for name in batch.names)
+    loss, judged, first = torch.zeros((), device=transformer.device), [], 0
     for batch in batches:
-        losses_B = flow_loss(transformer, batch, objective, router, step=step, first=first)
-        share = losses_B.sum() / num_samples
+        outcome = flow_loss(transformer, batch, objective, router, step=step, first=first)
+        share = outcome.losses_B.sum() / len(names)
         share.backward()
         loss += share.detach()
-        first += len(losses_B)
+        judged.append(outcome._replace(losses_B=outcome.losses_B.detach()))
+        first += len(batch.names)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = clip(parameters)
-    if not torch.isfinite(loss + norm):
-        names = sorted({name for batch in batches for name in batch.names})
+    norm = clip(parameters).to(loss)
+    numbers = torch.cat([loss[None], norm[None], *(outcome.losses_B for outcome in judged)]).tolist()  # the one sync of a step
+    record = StepRecord(
+        loss=numbers[0],
+        grad_norm=numbers[1],
+        sigmas=tuple(sigma for outcome in judged for sigma in outcome.sigma_B.tolist()),
+        losses=tuple(numbers[2:]),
+        names=names,
+        dropped=tuple(map(sum, zip(*(outcome.dropped for outcome in judged), strict=True))),
+        tokens=sum(outcome.tokens for outcome in judged),
+        data_seconds=data_seconds,
+    )
+    if not math.isfinite(record.loss + record.grad_norm):
         raise JobError(
-            f"step {step + 1}: the loss ({loss.item()}) or the gradient's norm ({norm.item()}) is not a number; the weights "
-            f"were not touched. Lower learning_rate, or look at these pictures: {', '.join(names)}"
+            f"step {step + 1}: the loss ({record.loss}) or the gradient's norm ({record.grad_norm}) is not a number; "
+            f"the weights were not touched. Lower learning_rate, or look at these pictures: {', '.join(sorted(set(names)))}"
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return StepRecord(loss.item(), norm.item(), (), (), tuple(0 for _ in router.spans), 1, 0.0)
+    return record

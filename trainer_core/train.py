@@ -13,7 +13,7 @@ import torch
 
 from .context import RunContext
 from .data.batches import BatchPlan
-from .data.encode import Caches, Progress, encode_captions, encode_pictures
+from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
 from .data.index import count_buckets
 from .guard import memory_watched
 from .history import Evaluation, History
@@ -100,7 +100,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         setup.device,
         progress("encode captions"),
     )
-    return Caches(latents, texts)
+    return Caches(latents, texts, encode_masks(setup.samples, context.cache_dir, progress("encode masks")))
 
 
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:

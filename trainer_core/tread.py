@@ -12,27 +12,38 @@ tokens stay is uniform, for each sample from its own generator, and always retur
 Legend: B batch, S image tokens, L text tokens, N = L + S all tokens, K kept image tokens, D width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from .errors import JobError
+from .rng import generator
 from .specs.tread import TreadRoute
 
 
 @dataclass(frozen=True)
 class Span:
-    """A route on a model of known depth: this share of the image tokens skips layers `first` to `last`, both included."""
+    """A route on a model of known depth, in a run of known length: this share of the image tokens skips layers `first` to
+    `last`, both included, in the steps before number `until_step` (None: in all). `keep_masked`: never those that a mask marks.
+    """
 
     ratio: float
     first: int
     last: int
+    until_step: int | None = None
+    keep_masked: bool = True
+
+    def is_on(self, step: int) -> bool:
+        """Whether the route is taken in this step, counted from 0."""
+        return self.until_step is None or step < self.until_step
 
 
-def resolve_routes(routes: Sequence[TreadRoute], num_layers: int) -> tuple[Span, ...]:
-    """The routes in layer numbers of this model; one JobError with every route that is out of range, empty or overlaps."""
+def resolve_routes(routes: Sequence[TreadRoute], num_layers: int, num_steps: int) -> tuple[Span, ...]:
+    """The routes in layers and steps of this run; one JobError with every route that is out of range, empty or overlaps."""
     problems: list[str] = []
     spans: list[Span] = []
     previous: tuple[int, Span] | None = None
@@ -43,6 +54,8 @@ def resolve_routes(routes: Sequence[TreadRoute], num_layers: int) -> tuple[Span,
                 route.selection_ratio,
                 _from_start(route.start_layer_idx, num_layers),
                 _from_start(route.end_layer_idx, num_layers),
+                None if route.anneal_from == 1 else first_step_from(route.anneal_from, num_steps),
+                route.keep_masked,
             )
             found = _misplaced(number, route, span, previous)
             spans.append(span)
@@ -54,6 +67,11 @@ def resolve_routes(routes: Sequence[TreadRoute], num_layers: int) -> tuple[Span,
     return tuple(spans)
 
 
+def first_step_from(share: float, num_steps: int) -> int:
+    """The first step, counted from 0, that has this share of the run behind it."""
+    return math.ceil(round(share * num_steps, 6))  # 0.7 * 10 is a little more than 7
+
+
 def num_kept(num_tokens: int, ratio: float) -> int:
     """How many of so many tokens stay when this share is dropped; at least one does."""
     return max(1, num_tokens - round(num_tokens * ratio))
@@ -63,7 +81,7 @@ def draw_kept(num_tokens: int, ratio: float, generators: Sequence[torch.Generato
     """(B, K) int64 on the CPU, ascending: the tokens that stay, drawn for each sample from its own generator.
 
     Tokens with `forced_BS` above 0.5 always stay. Where a sample forces more than the ratio keeps, K grows for the whole
-    batch, and its other samples fill up with random tokens.
+    batch, and its other samples fill up with random tokens; then what a sample keeps depends on the batch that it is in.
     """
     order_BS = torch.stack([torch.randperm(num_tokens, generator=generator) for generator in generators])
     count = num_kept(num_tokens, ratio)
@@ -72,6 +90,25 @@ def draw_kept(num_tokens: int, ratio: float, generators: Sequence[torch.Generato
         count = max(count, int(forced_BS.sum(dim=1).max()))
         order_BS = order_BS - num_tokens * forced_BS  # forced ones come first
     return order_BS.argsort(dim=1)[:, :count].sort(dim=1).values
+
+
+def mask_of_tokens(mask_BHW: Tensor) -> Tensor:
+    """(B, S): the mask of a latent's cells, averaged over the 2x2 of each image token."""
+    return avg_pool2d(mask_BHW, 2).flatten(1)
+
+
+def draw_routes(
+    spans: Sequence[Span], num_tokens: int, mask_BHW: Tensor | None, seed: int, step: int, positions: Sequence[int]
+) -> list[Tensor | None]:
+    """(B, K) kept image tokens for each route, None where it is over. `positions` are those of the samples in the step, and
+    `mask_BHW` their masks over the latent's cells."""
+    marked_BS = None if mask_BHW is None else mask_of_tokens(mask_BHW)
+
+    def draw(number: int, span: Span) -> Tensor:
+        generators = [generator(seed, step, f"route {number} of sample {position}") for position in positions]
+        return draw_kept(num_tokens, span.ratio, generators, marked_BS if span.keep_masked else None)
+
+    return [draw(number, span) if span.is_on(step) else None for number, span in enumerate(spans)]
 
 
 def gather_tokens(tokens_BSD: Tensor, ids_BK: Tensor) -> Tensor:

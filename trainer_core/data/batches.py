@@ -14,6 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .. import flow
+from ..flux.vae import DOWNSCALE
 from ..rng import generator
 from ..specs.dataset import DatasetSpec
 from .cache import read_entry
@@ -23,12 +25,24 @@ from .index import Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one bucket. `names` are the picture files, for messages."""
+    """Samples of one bucket. `names` are the picture files, for messages.
+
+    Where no sample has a mask, `mask_BHW` and `weight_BHW` are None; a sample without one has mask 0 and weight 1.
+    """
 
     latent_BCHW: Tensor
     text_BLD: Tensor
+    text_mask_BL: Tensor  # bool, false where the text is padding
     pooled_BP: Tensor
     names: tuple[str, ...]
+    mask_BHW: Tensor | None = None  # what the masks mark, 0 to 1
+    weight_BHW: Tensor | None = None  # how much each cell of the latent counts
+    regularised: tuple[int, ...] = ()  # positions of the samples on which the adapter is to change nothing
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens of each sample."""
+        return self.latent_BCHW[0, 0].numel() // 4
 
 
 class BatchPlan:
@@ -87,12 +101,33 @@ class BatchPlan:
 def read_batch(samples: Sequence[Sample], captions: Sequence[str], caches: Caches) -> Batch:
     """These samples of one bucket, each with its caption of `captions`, from the caches; on the CPU."""
     texts = [read_entry(caches.captions[caption]) for caption in captions]
+    mask_BHW, weight_BHW = _read_masks(samples, caches)
     return Batch(
         latent_BCHW=torch.stack([read_entry(caches.latents[sample])["latent"] for sample in samples]),
         text_BLD=torch.stack([entry["text"] for entry in texts]),
+        text_mask_BL=torch.stack([entry["text_mask"] for entry in texts]),
         pooled_BP=torch.stack([entry["pooled"] for entry in texts]),
         names=tuple(str(sample.path) for sample in samples),
+        mask_BHW=mask_BHW,
+        weight_BHW=weight_BHW,
+        regularised=tuple(position for position, sample in enumerate(samples) if sample.is_regularisation),
     )
+
+
+def _read_masks(samples: Sequence[Sample], caches: Caches) -> tuple[Tensor | None, Tensor | None]:
+    """(B, H, W) what the masks mark, and how much each cell counts; None twice where no sample has a mask."""
+    if all(sample.mask is None for sample in samples):
+        return None, None
+    width, height = (edge // DOWNSCALE for edge in samples[0].bucket)
+    masks, weights = [], []
+    for sample in samples:
+        if sample.mask is None:
+            masks.append(torch.zeros(height, width))
+            weights.append(torch.ones(height, width))
+        else:
+            masks.append(read_entry(caches.masks[sample])["mask"])
+            weights.append(flow.mask_weight(masks[-1], sample.mask.background_weight, sample.mask.normalise_area))
+    return torch.stack(masks), torch.stack(weights)
 
 
 def batches_per_epoch(samples: Sequence[Sample], datasets: tuple[DatasetSpec, ...], batch_size: int) -> int:

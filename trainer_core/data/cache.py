@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..run_dir import write_atomically
 
-FORMAT = "1"
+FORMAT = "2"
 
 
 def entry_path(cache_dir: Path, kind: str, *parts: str) -> Path:

@@ -1,33 +1,39 @@
-"""Fills the caches: each picture through the VAE once, each caption through the text encoders once.
+"""Fills the caches: each picture through the VAE once, each caption through the text encoders once, each mask averaged once.
 
 An encoder is loaded only if something is missing, and freed when the function returns.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ..errors import JobError
 from ..flux.files import ModelFiles, fingerprint
 from ..flux.flavours import Flavour
 from ..flux.text import load_text_encoders
-from ..flux.vae import load_vae
-from .cache import content_digest, entry_path, write_entry
-from .images import crop_to_bucket, load_rgb, to_tensor
+from ..flux.vae import DOWNSCALE, load_vae
+from .cache import content_digest, entry_path, read_entry, write_entry
+from .images import crop_to_bucket, load_rgb, to_cells, to_tensor
 from .index import Sample
+from .upright import load_mask, mask_orientation
 
 CAPTIONS_AT_ONCE = 8
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Caches:
-    """Where the entries of a run lie: one latent a sample, trained or not, and one text entry a caption."""
+    """Where the entries of a run lie: one latent a sample, trained or not, one text entry a caption, and the masks."""
 
     latents: dict[Sample, Path]
     captions: dict[str, Path]
+    masks: dict[Sample, Path]
 
 
 def encode_pictures(
@@ -49,6 +55,28 @@ def encode_pictures(
     return paths
 
 
+def encode_masks(samples: Sequence[Sample], cache_dir: Path, progress: Progress) -> dict[Sample, Path]:
+    """The mask of each sample that has one, float32 (H, W) in [0, 1] under `mask`, an entry for each cell of its latent.
+
+    JobError where a mask is black all over and normalising its area would divide by zero.
+    """
+    paths: dict[Sample, Path] = {}
+    masked = [sample for sample in samples if sample.mask is not None]
+    for done, sample in enumerate(masked, 1):
+        mask, size = sample.mask, (sample.width, sample.height)
+        turn = mask_orientation(mask.path, sample.path)
+        geometry = (str(size), str(turn), str(sample.bucket), "centre", str(DOWNSCALE))
+        path = entry_path(cache_dir, "masks", content_digest(mask.path), *geometry)
+        if not path.exists():
+            upright = load_mask(mask.path, sample.path)
+            write_entry(path, {"mask": to_cells(crop_to_bucket(upright, sample.bucket, like=size), DOWNSCALE)})
+        if mask.background_weight == 0 and not read_entry(path)["mask"].any():
+            _report_black(sample)
+        paths[sample] = path
+        progress(done, len(masked))
+    return paths
+
+
 def encode_captions(
     captions: list[str],
     files: ModelFiles,
@@ -58,7 +86,10 @@ def encode_captions(
     device: torch.device,
     progress: Progress,
 ) -> dict[str, Path]:
-    """The text entry of each distinct caption, (L, D) under `text` and (P,) under `pooled`, encoding those that are missing."""
+    """The text entry of each distinct caption, encoding those that are missing.
+
+    (L, D) under `text`, its words as (L,) bool under `text_mask` (false is padding), and (P,) under `pooled`.
+    """
     encoders = (fingerprint(files.clip_l), fingerprint(files.t5), str(flavour.t5_max_length), str(dtype))
     paths = {caption: entry_path(cache_dir, "captions", caption, *encoders) for caption in captions}
     missing = [caption for caption, path in paths.items() if not path.exists()]
@@ -66,8 +97,16 @@ def encode_captions(
     progress(len(paths) - len(missing), len(paths))
     for start in range(0, len(missing), CAPTIONS_AT_ONCE):
         chunk = missing[start : start + CAPTIONS_AT_ONCE]
-        text_BLD, pooled_BP = model.encode(chunk)
-        for caption, text, pooled in zip(chunk, text_BLD, pooled_BP, strict=True):
-            write_entry(paths[caption], {"text": text.clone(), "pooled": pooled.clone()})
+        for caption, text, pooled, text_mask in zip(chunk, *model.encode(chunk), strict=True):
+            entry = {"text": text, "pooled": pooled, "text_mask": text_mask}
+            write_entry(paths[caption], {name: tensor.clone() for name, tensor in entry.items()})
         progress(len(paths) - len(missing) + start + len(chunk), len(paths))
     return paths
+
+
+def _report_black(sample: Sample) -> None:
+    """A mask that leaves nothing of its picture: JobError where the loss would be divided by its mean, else a warning."""
+    black = f"mask {sample.mask.path} is black wherever its picture is trained on ({sample.bucket} after cropping)"
+    if sample.mask.normalise_area:
+        raise JobError(f"{black}, so mask_normalise_area has nothing to divide by; paint it, or take the picture out")
+    log.warning("%s; nothing is learned from this picture", black)

@@ -24,9 +24,12 @@ def load_rgb(path: Path) -> Image.Image:
         raise JobError(f"picture {path} cannot be read ({error}); replace it or take it out of the folder") from None
 
 
-def crop_to_bucket(image: Image.Image, bucket: Bucket) -> Image.Image:
-    """Resized (Lanczos) to cover the bucket, then cropped in the centre."""
-    fit = fit_centre(*image.size, bucket)
+def crop_to_bucket(image: Image.Image, bucket: Bucket, like: tuple[int, int] | None = None) -> Image.Image:
+    """Resized (Lanczos) to cover the bucket, then cropped in the centre.
+
+    `like` is the size in pixels that decides how, if it is not the image's own: a mask goes where its picture goes.
+    """
+    fit = fit_centre(*(like or image.size), bucket)
     resized = image.resize((fit.width, fit.height), Image.Resampling.LANCZOS)
     return resized.crop((fit.left, fit.top, fit.left + bucket.width, fit.top + bucket.height))
 
@@ -34,6 +37,12 @@ def crop_to_bucket(image: Image.Image, bucket: Bucket) -> Image.Image:
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """(3, H, W) float32 in [-1, 1]."""
     return torch.from_numpy(np.asarray(image, dtype=np.float32).copy()).permute(2, 0, 1) / 127.5 - 1
+
+
+def to_cells(mask: Image.Image, cell: int) -> torch.Tensor:
+    """(H, W) float32 in [0, 1]: the average grey of each square of `cell` pixels."""
+    grey = torch.from_numpy(np.asarray(mask, dtype=np.float32).copy()) / 255
+    return torch.nn.functional.avg_pool2d(grey.unsqueeze(0), cell)[0]
 
 
 def to_image(pixels_CHW: torch.Tensor) -> Image.Image:

@@ -9,23 +9,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import JobError
 from ..flux.flavours import Flavour
 from ..run_dir import PICTURE_SUFFIXES, files_below
 from ..specs.dataset import DatasetSpec
 from .buckets import Bucket, bucket_for
 from .captions import caption_of
+from .masks import Mask, find_masks, mask_folder
+from .upright import check_mask, upright_size
 
 MAX_LISTED = 10
-SWAPS_AXES = frozenset({5, 6, 7, 8})  # values of the EXIF orientation that turn the picture by a quarter
-EXIF_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and its caption. `width` and `height` are those of the file, upright, in pixels."""
+    """A picture and its caption. `width` and `height` are those of the file, upright, in pixels.
+
+    Where `is_regularisation`, the adapter is to change nothing.
+    """
 
     dataset_id: str
     path: Path
@@ -33,6 +34,8 @@ class Sample:
     width: int
     height: int
     bucket: Bucket
+    mask: Mask | None = None
+    is_regularisation: bool = False
 
 
 def index_datasets(datasets: tuple[DatasetSpec, ...], flavour: Flavour) -> list[Sample]:
@@ -40,11 +43,15 @@ def index_datasets(datasets: tuple[DatasetSpec, ...], flavour: Flavour) -> list[
     samples: list[Sample] = []
     problems: list[str] = []
     for spec in datasets:
-        for path in _pictures(spec, problems):
+        try:
+            folder, pictures = _pictures(spec)
+            masks = find_masks(spec, folder, pictures)
+        except JobError as error:
+            problems.append(str(error))
+            continue
+        for path in pictures:
             try:
-                width, height = upright_size(path)
-                bucket = bucket_for(width, height, spec.resolution or flavour.home_resolution, flavour.grid)
-                samples.append(Sample(spec.id, path, caption_of(path, spec), width, height, bucket))
+                samples.append(_sample(path, masks.get(path), spec, flavour))
             except JobError as error:
                 problems.append(str(error))
     if problems:
@@ -59,27 +66,26 @@ def count_buckets(samples: Iterable[Sample]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels after the EXIF orientation; JobError when the file cannot be read as a picture."""
-    try:
-        with Image.open(path) as image:
-            image.verify()  # closes the file, so it is opened again
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(EXIF_ORIENTATION) in SWAPS_AXES
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise JobError(f"picture {path} cannot be read ({error}); replace it or take it out of the folder") from None
-    return (height, width) if turned else (width, height)
+def _sample(path: Path, mask: Mask | None, spec: DatasetSpec, flavour: Flavour) -> Sample:
+    """One picture; JobError says what is wrong with it, its caption or its mask."""
+    width, height = upright_size(path)
+    if mask is not None:
+        check_mask(mask.path, path)
+    bucket = bucket_for(width, height, spec.resolution or flavour.home_resolution, flavour.grid)
+    return Sample(spec.id, path, caption_of(path, spec), width, height, bucket, mask, spec.is_regularisation_data)
 
 
-def _pictures(spec: DatasetSpec, problems: list[str]) -> list[Path]:
-    """The picture files of a dataset; notes a problem where there are none."""
-    folder = Path(spec.instance_data_dir.strip()).expanduser()
+def _pictures(spec: DatasetSpec) -> tuple[Path, list[Path]]:
+    """The folder of a dataset and the pictures in it, which masks further down are not; JobError where there are none."""
+    folder, masks_dir = Path(spec.instance_data_dir.strip()).expanduser(), mask_folder(spec)
     if not folder.is_dir():
-        problems.append(f"dataset {spec.id!r}: there is no folder {folder.absolute()}")
-        return []
+        raise JobError(f"dataset {spec.id!r}: there is no folder {folder.absolute()}")
+    if masks_dir is not None and masks_dir.resolve() == folder.resolve():
+        raise JobError(f"dataset {spec.id!r}: mask_data_dir is the folder of the pictures; put the masks into one of their own")
     pictures = files_below(folder, PICTURE_SUFFIXES)
+    if masks_dir is not None:
+        pictures = [path for path in pictures if masks_dir.resolve() not in path.resolve().parents]
     if not pictures:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-        problems.append(f"dataset {spec.id!r}: no pictures in {folder.absolute()}; put some there ({kinds})")
-    return pictures
+        raise JobError(f"dataset {spec.id!r}: no pictures in {folder.absolute()}; put some there ({kinds})")
+    return folder, pictures

@@ -14,10 +14,17 @@ def predict_velocity(
     text_BLD: Tensor,
     pooled_BP: Tensor,
     guidance_B: Tensor,
+    text_mask_BL: Tensor | None = None,
 ) -> Tensor:
-    """(B, 16, H, W) float32. `guidance_B` is the raw value; it is fed only where the model has the embedder."""
+    """(B, 16, H, W) float32. `guidance_B` is the raw value; it is fed only where the model has the embedder.
+
+    `text_mask_BL` as `joint_mask` takes it; None leaves attention as it is.
+    """
     _, _, H, W = x_BCHW.shape
     device, dtype = transformer.device, transformer.dtype
+    mask = None if text_mask_BL is None else joint_mask(text_mask_BL, H, W)
+    if mask is not None and mask.is_floating_point():
+        mask = mask.to(dtype)  # attention adds it to logits of this format
     tokens = transformer(
         hidden_states=pack(x_BCHW).to(device, dtype),
         encoder_hidden_states=text_BLD.to(device, dtype),
@@ -26,9 +33,20 @@ def predict_velocity(
         guidance=guidance_B.to(device) if transformer.config.guidance_embeds else None,
         img_ids=image_ids(H, W).to(device),
         txt_ids=text_ids(text_BLD.shape[1]).to(device),
+        joint_attention_kwargs=None if mask is None else {"attention_mask": mask.to(device)},
         return_dict=False,
     )[0]
     return unpack(tokens.float(), H, W)
+
+
+def joint_mask(text_mask_BL: Tensor, height: int, width: int) -> Tensor:
+    """(B, 1, 1, L + S): the mask over text and image tokens that every block's attention gets, on the side of the keys.
+
+    As torch reads masks: bool hides the keys that are false from every query, float is added to the logits. Image tokens count
+    as words, 1. Without the float kind's bonus for them, words would draw attention away from the image.
+    """
+    image_BS = text_mask_BL.new_ones(len(text_mask_BL), (height // 2) * (width // 2))
+    return torch.cat([text_mask_BL, image_BS], dim=1)[:, None, None, :]
 
 
 def told_sigma(sigma_B: Tensor, dtype: torch.dtype) -> Tensor:

@@ -44,7 +44,7 @@ Tables = tuple[Tensor, Tensor]  # cosine and sine, (N, E) or (B, N, E)
 class Route(NamedTuple):
     """What the blocks must know of one forward pass."""
 
-    kept: tuple[Tensor, ...]  # (B, K) for each span
+    kept: tuple[Tensor | None, ...]  # (B, K) for each span; None is a span that is not in force
     num_routable: int | None  # image tokens from this one on always stay
 
 
@@ -76,15 +76,18 @@ class TokenRouter:
                 block.attn.set_processor(PerSampleAttention(block.attn.processor._attention_backend))
 
     @contextmanager
-    def routed(self, kept: Sequence[Tensor], *, num_routable: int | None = None) -> Iterator[None]:
-        """Forward passes inside take the routes: (B, K) image token numbers for each span, from `tread.draw_kept`.
+    def routed(self, kept: Sequence[Tensor | None], *, num_routable: int | None = None) -> Iterator[None]:
+        """Forward passes inside take the routes: (B, K) image token numbers for each span, from `tread.draw_kept`, or None
+        for one that is not to be taken.
 
         `num_routable` protects tokens that follow the picture's own, such as Kontext's reference picture: those from that
         number on always stay. The backward pass may come later, outside.
         """
         assert len(kept) == len(self.spans), f"{len(kept)} draws for {len(self.spans)} spans"
-        device = self._transformer.device
-        self._parcel.route = Route(tuple(ids_BK.to(device) for ids_BK in kept), num_routable)
+        if any(ids_BK is not None for ids_BK in kept):
+            device = self._transformer.device
+            moved = tuple(None if ids_BK is None else ids_BK.to(device) for ids_BK in kept)
+            self._parcel.route = Route(moved, num_routable)
         try:
             yield
         finally:
@@ -171,7 +174,7 @@ class _LayerHook(ModelHook):
         run = self.fn_ref.original_forward
         parcel = dict(joint_attention_kwargs or {})
         route = parcel.pop(ROUTE, None)
-        if route is not None and self._opens is not None:
+        if route is not None and self._opens is not None and route.kept[self._opens] is not None:
             mask = parcel.get("attention_mask")
             hidden_states = _shorten(hidden_states, encoder_hidden_states.shape[1], image_rotary_emb, mask, route, self._opens)
         if not isinstance(hidden_states, Shortened):

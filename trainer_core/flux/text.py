@@ -1,4 +1,5 @@
-"""The two text encoders: CLIP-L gives one pooled vector a caption, T5 a sequence of vectors. Neither sees an attention mask.
+"""The two text encoders: CLIP-L gives one pooled vector a caption, T5 a sequence of vectors. Neither sees an attention mask;
+which of T5's vectors are words and which padding is told with them, for those who want to hide the padding from FLUX.
 
 A file that carries its own config in the safetensors metadata (the built-in base does) is built from it; otherwise it is what
 FLUX.1 uses, CLIP-L/14 and the encoder of T5 v1.1 XXL. Tokenizers come from local files only.
@@ -63,13 +64,14 @@ class TextEncoders:
     flavour: Flavour
 
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """(B, L, D) sequence and (B, P) pooled vector, on the CPU, in the encoders' number format."""
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, L, D) sequence and (B, P) pooled vector in the encoders' number format, and (B, L) bool, false where the
+        sequence is padding; on the CPU."""
         clip_ids = token_ids(self.clip_tokenizer, captions, self.flavour.clip_max_length).to(self.clip.device)
-        t5_ids = token_ids(self.t5_tokenizer, captions, self.flavour.t5_max_length).to(self.t5.device)
+        t5_ids, text_mask_BL = tokenized(self.t5_tokenizer, captions, self.flavour.t5_max_length)
         pooled_BP = self.clip(input_ids=clip_ids).pooler_output
-        text_BLD = self.t5(input_ids=t5_ids).last_hidden_state
-        return text_BLD.cpu(), pooled_BP.cpu()
+        text_BLD = self.t5(input_ids=t5_ids.to(self.t5.device)).last_hidden_state
+        return text_BLD.cpu(), pooled_BP.cpu(), text_mask_BL
 
 
 def load_text_encoders(files: ModelFiles, flavour: Flavour, dtype: torch.dtype, device: torch.device) -> TextEncoders:
@@ -118,8 +120,13 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, captions: list[str], max_length: int) -> Tensor:
     """(B, max_length) token numbers, padded or cut."""
+    return tokenized(tokenizer, captions, max_length)[0]
+
+
+def tokenized(tokenizer: PreTrainedTokenizerBase, captions: list[str], max_length: int) -> tuple[Tensor, Tensor]:
+    """(B, max_length) token numbers, padded or cut, and as many booleans: false is padding."""
     batch = tokenizer(captions, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt")
-    return batch.input_ids
+    return batch.input_ids, batch.attention_mask.bool()
 
 
 def _is_clip(name: str) -> bool:

@@ -1,18 +1,22 @@
 """The prompts' pictures on disk, at one step of the run."""
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
 
+from ..adapter.switch import adapter_off
 from ..context import RunContext
 from ..data.cache import read_entry
 from ..data.encode import Caches
 from ..data.images import to_image
 from ..flux.vae import load_vae
+from ..objective import attention_mask
 from ..run_dir import write_atomically
 from ..setup import Setup
+from ..specs.flow import FlowSpec
 from .sample import Encoded, sample_latents
 
 
@@ -33,13 +37,12 @@ def render_prompts(
     paths = [context.run_dir.sample_path(step, index, ema=ema) for index in range(len(setup.prompts))]
     if all(path.exists() for path in paths):
         return paths
-    negative = _encoded(caches, setup.job.validation.validation_negative_prompt)
-    prompts = [_encoded(caches, prompt) for prompt in setup.prompts]
+    negative = _encoded(caches, setup.job.validation.validation_negative_prompt, setup.job.flow)
+    prompts = [_encoded(caches, prompt, setup.job.flow) for prompt in setup.prompts]
     transformer.eval()
-    if step == 0:
-        transformer.disable_adapters()
-    latents = sample_latents(transformer, prompts, negative, setup.sampler, context.should_stop, context.progress("sample"))
-    transformer.enable_adapters()
+    report = context.progress("sample")
+    with adapter_off(transformer) if step == 0 else nullcontext():
+        latents = sample_latents(transformer, prompts, negative, setup.sampler, context.should_stop, report)
     if latents is None:
         return paths
     vae = load_vae(setup.files.vae, setup.device)
@@ -49,9 +52,10 @@ def render_prompts(
     return paths
 
 
-def _encoded(caches: Caches, caption: str) -> Encoded:
-    entry = read_entry(caches.captions[caption])
-    return Encoded(entry["text"].unsqueeze(0), entry["pooled"].unsqueeze(0))
+def _encoded(caches: Caches, caption: str, flow: FlowSpec) -> Encoded:
+    """The caption with the mask that training uses."""
+    entry = {name: tensor.unsqueeze(0) for name, tensor in read_entry(caches.captions[caption]).items()}
+    return Encoded(entry["text"], entry["pooled"], attention_mask(flow, entry["text_mask"]))
 
 
 def _save_png(path: Path, pixels_CHW: torch.Tensor) -> None:

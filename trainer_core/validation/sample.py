@@ -4,7 +4,7 @@ Same seed, same sigmas, same noise at every step of a run and in ComfyUI (its Ra
 differ by the adapter alone. The random state of training is not touched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -44,10 +44,21 @@ class SamplerSettings:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One caption as the model takes it: (1, L, D) and (1, P)."""
+    """Captions as the model takes them; the mask, if any, is that of `objective.attention_mask`."""
 
     text_BLD: Tensor
     pooled_BP: Tensor
+    text_mask_BL: Tensor | None = None
+
+
+def together(captions: Sequence[Encoded]) -> Encoded:
+    """All of them as one batch."""
+    masks = [caption.text_mask_BL for caption in captions if caption.text_mask_BL is not None]
+    return Encoded(
+        torch.cat([caption.text_BLD for caption in captions]),
+        torch.cat([caption.pooled_BP for caption in captions]),
+        torch.cat(masks) if masks else None,
+    )
 
 
 def sampler_settings(spec: ValidationSpec, flavour: Flavour) -> SamplerSettings:
@@ -87,14 +98,12 @@ def sample_latents(
     latents = []
     for start in range(0, len(prompts), at_once):
         chunk = prompts[start : start + at_once]
-        text_BLD = torch.cat([prompt.text_BLD for prompt in chunk])
-        pooled_BP = torch.cat([prompt.pooled_BP for prompt in chunk])
         x = noise.expand(len(chunk), -1, -1, -1)
         for number, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
             if should_stop():
                 return None
             progress(start * settings.num_steps + number * len(chunk), len(prompts) * settings.num_steps)
-            prediction = _guided_velocity(transformer, x, sigma, text_BLD, pooled_BP, negative, settings)
+            prediction = _guided_velocity(transformer, x, sigma, chunk, negative, settings)
             x = euler_step(x, prediction.cpu(), sigma, next_sigma)
         latents.append(x)
     progress(len(prompts) * settings.num_steps, len(prompts) * settings.num_steps)
@@ -105,8 +114,7 @@ def _guided_velocity(
     transformer: FluxTransformer2DModel,
     x: Tensor,
     sigma: Tensor,
-    text_BLD: Tensor,
-    pooled_BP: Tensor,
+    prompts: list[Encoded],
     negative: Encoded,
     settings: SamplerSettings,
 ) -> Tensor:
@@ -114,14 +122,10 @@ def _guided_velocity(
     B = len(x)
     guidance = torch.full((2 * B,), settings.guidance)
     if settings.guidance_real <= 1:
-        return predict_velocity(transformer, x, sigma.expand(B), text_BLD, pooled_BP, guidance[:B])
-    both = predict_velocity(
-        transformer,
-        torch.cat([x, x]),
-        sigma.expand(2 * B),
-        torch.cat([text_BLD, negative.text_BLD.expand(B, -1, -1)]),
-        torch.cat([pooled_BP, negative.pooled_BP.expand(B, -1)]),
-        guidance,
-    )
+        text = together(prompts)
+        return predict_velocity(transformer, x, sigma.expand(B), text.text_BLD, text.pooled_BP, guidance[:B], text.text_mask_BL)
+    text = together([*prompts, *[negative] * B])
+    x, sigma_B = torch.cat([x, x]), sigma.expand(2 * B)
+    both = predict_velocity(transformer, x, sigma_B, text.text_BLD, text.pooled_BP, guidance, text.text_mask_BL)
     positive, unconditional = both.chunk(2)
     return unconditional + settings.guidance_real * (positive - unconditional)
