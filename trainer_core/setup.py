@@ -10,8 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from . import __version__
-from .adapter.build import effective_alpha
-from .adapter.targets import target_modules
+from .adapter.plan import AdapterPlan, plan_adapter
 from .data.index import Sample, count_buckets, index_datasets
 from .errors import JobError
 from .flux.files import ModelFiles, fingerprint, resolve_files
@@ -27,20 +26,28 @@ DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 @dataclass(frozen=True)
 class Setup:
-    """A job with all that follows from it and from its files. `modules` are the adapted layers, `spans` the routes."""
+    """A job with all that follows from it and from its files. `spans` are the routes."""
 
     job: TrainJob
     flavour: Flavour
     files: ModelFiles
     shape: FluxShape
     spans: tuple[Span, ...]
-    modules: tuple[str, ...]
-    num_parameters: int
+    adapter: AdapterPlan
     samples: tuple[Sample, ...]
     prompts: tuple[str, ...]
     sampler: SamplerSettings
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The adapted layers."""
+        return self.adapter.names
+
+    @property
+    def num_parameters(self) -> int:
+        return self.adapter.num_parameters
 
 
 def prepare(job: TrainJob) -> Setup:
@@ -49,8 +56,7 @@ def prepare(job: TrainJob) -> Setup:
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
     spans = resolve_routes(job.routes, shape.num_double + shape.num_single)
-    skeleton = empty_transformer(shape)
-    modules = target_modules(skeleton, job.lora.flux_lora_target)
+    adapter = plan_adapter(empty_transformer(shape), job.lora)
     samples = index_datasets(job.datasets, flavour)
     captions = list(dict.fromkeys(sample.caption for sample in samples))
     return Setup(
@@ -59,8 +65,7 @@ def prepare(job: TrainJob) -> Setup:
         files=files,
         shape=shape,
         spans=spans,
-        modules=tuple(modules),
-        num_parameters=sum(job.lora.lora_rank * sum(skeleton.get_submodule(name).weight.shape) for name in modules),
+        adapter=adapter,
         samples=tuple(samples),
         prompts=job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images]),
         sampler=sampler_settings(job.validation, flavour),
@@ -96,7 +101,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "files": files,
         "base": asdict(setup.shape),
         "routes": [asdict(span) for span in setup.spans],
-        "alpha": effective_alpha(setup.job.lora),
+        "adapter": setup.adapter.summary(),
         "parameters": setup.num_parameters,
         "modules": list(setup.modules),
         "pictures": len(setup.samples),

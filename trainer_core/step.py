@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from . import flow
+from .adapter.dropout import seed_dropouts
 from .data.batches import Batch, BatchPlan
 from .errors import JobError
 from .flux.predict import predict_velocity
@@ -24,6 +25,7 @@ def flow_loss(
 ) -> Tensor:
     """(B,) float32 losses. `first` is the position of the batch's first sample among those of the step: what is drawn
     belongs to the sample, however the step is divided into batches."""
+    seed_dropouts(transformer, step=step, first=first)
     draw = objective.draw(batch.latent_BCHW, step, first)
     x_BCHW = flow.add_noise(batch.latent_BCHW, draw.input_noise_BCHW, draw.sigma_B)
     with router.routed(draw_routes(router.spans, batch, objective.seed, step, first)):

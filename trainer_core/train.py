@@ -14,8 +14,8 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.nn import Parameter
 
-from .adapter.build import add_lora, effective_alpha
-from .adapter.lora_file import export_lora
+from .adapter.build import add_adapter
+from .adapter.lora_file import SAVE_DTYPES, export_lora, lora_metadata
 from .adapter.verify import verify_lora
 from .checkpoint import restore_latest, save_checkpoint
 from .context import RunContext
@@ -118,7 +118,7 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     """The frozen base with the adapter on it and the optimiser, as new or as the newest checkpoint left them."""
     context.events.phase("load", 0, 1)
     transformer = load_transformer(setup.files.transformer, setup.dtype, setup.device)
-    parameters = add_lora(transformer, setup.job.lora, setup.modules, setup.job.training.seed)
+    parameters = add_adapter(transformer, setup.adapter, setup.job.training.seed)
     if setup.job.training.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     optimizer = make_optimizer(setup.job.optimizer, parameters.values())
@@ -193,8 +193,9 @@ def save_lora(setup: Setup, transformer: FluxTransformer2DModel, context: RunCon
     """Export, read back, compare; the file and the number of its keys, all of which matched."""
     path, step = context.run_dir.lora_path(setup.job.name), setup.job.training.max_train_steps
     context.events.phase("save", 0, 1)
-    export_lora(path, transformer, setup.job, setup.flavour, context.run_dir.run_id, step)
-    verification = verify_lora(path, setup.shape, setup.modules, effective_alpha(setup.job.lora))
+    metadata = lora_metadata(setup.job, setup.adapter, setup.flavour, context.run_dir.run_id, step)
+    export_lora(path, transformer, setup.adapter, SAVE_DTYPES[setup.job.lora.lora_save_precision], metadata)
+    verification = verify_lora(path, setup.shape, setup.adapter)
     context.events.emit("verified", path=str(path), matched=verification.matched, keys=verification.keys)
     assert verification.complete, f"the LoRA just written is wrong: {verification.problems}"
     context.events.phase("save", 1, 1)
