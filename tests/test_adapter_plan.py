@@ -124,7 +124,7 @@ def test_a_wrong_line_of_rank_pattern_is_named(line, message):
 
 
 def test_loftq_needs_a_quantised_base():
-    with pytest.raises(JobError, match="'loftq'.*not quantised; quantise it, or choose"):
+    with pytest.raises(JobError, match=r"'loftq'.*not quantised; quantise it, or choose"):
         plan(lora_init_type="loftq")
     assert plan_adapter(FULL, LoraSpec(lora_init_type="loftq"), quantised=True).exported[0].rank == 32
 

@@ -93,15 +93,6 @@ NOT_YET = {
     "t5_mask_mode",
     "optimizer",
     "optimizer_config",
-    "lora_type",
-    "lora_dropout",
-    "peft_lora_target_modules",
-    "lora_blocks",
-    "rank_pattern",
-    "lora_init_type",
-    "lokr_factor",
-    "lokr_factor_feed_forward",
-    "lokr_full_matrix",
     "anneal_from",
 }
 
