@@ -11,8 +11,6 @@ import sys
 import types
 from pathlib import Path
 
-import torch
-
 ROOT, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 sys.argv = [sys.argv[0], "--cpu"]  # ComfyUI reads the command line when it is imported
 
