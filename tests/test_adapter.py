@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from support import job_data
 from trainer_core.adapter.build import adapted_layers, add_adapter, exported_parts
-from trainer_core.adapter.factors import change
+from trainer_core.adapter.factors import change, change_norm, change_size, kronecker_output
 from trainer_core.adapter.lora_file import export_lora, inspect_lora, lora_metadata
 from trainer_core.adapter.plan import AdapterPlan, given_module, plan_adapter
 from trainer_core.adapter.verify import verify_lora
@@ -205,6 +205,17 @@ def test_lokr_and_loha_run_as_peft_runs_them(kind):
     with torch.no_grad():
         expected = layer.base_layer(x) + x @ layer.get_delta_weight("default").T
         torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("first", [{"w1": (4, 2)}, {"w1_a": (4, 3), "w1_b": (3, 2)}])
+@pytest.mark.parametrize("second", [{"w2": (8, 5)}, {"w2_a": (8, 3), "w2_b": (3, 5)}])
+def test_a_kronecker_product_is_applied_by_its_factors(first, second):
+    random, shapes = torch.Generator().manual_seed(0), first | second
+    parts = {part: torch.randn(shape, generator=random) for part, shape in shapes.items()}
+    x, whole = torch.randn(2, 7, 10, generator=random), change("lokr", parts, 1.0)
+    assert whole.shape == change_size("lokr", shapes) == (32, 10)
+    torch.testing.assert_close(kronecker_output(x, parts), x @ whole.T, atol=1e-5, rtol=1e-4)
+    assert change_norm("lokr", parts, 2.0) == pytest.approx(2 * whole.norm().item(), rel=1e-5)
 
 
 def test_parts_that_exist_already_are_taken_over():

@@ -3,9 +3,10 @@
 import re
 
 import pytest
+import torch
 
 from trainer_core.adapter.factors import factorize, lokr_shapes
-from trainer_core.adapter.plan import AdapterPlan, plan_adapter
+from trainer_core.adapter.plan import AdapterPlan, given_module, plan_adapter
 from trainer_core.adapter.targets import parse_blocks
 from trainer_core.errors import JobError
 from trainer_core.flux.load import FluxShape, empty_transformer
@@ -164,3 +165,23 @@ def test_a_loha_is_two_loras():
     made = plan(lora_type="loha", flux_lora_target="nano")
     assert made.modules[0].shapes == {"w1_a": (3072, 16), "w1_b": (16, 15360), "w2_a": (3072, 16), "w2_b": (16, 15360)}
     assert made.num_parameters == 2 * 294_912
+
+
+def test_what_a_file_gives_must_fit_the_kind_and_the_layer():
+    def given(**shapes):
+        return given_module("proj_out", None, {part: torch.empty(shape) for part, shape in shapes.items()})
+
+    def ranks(kind: str, **shapes):
+        made = plan_adapter(FULL, LoraSpec(lora_type=kind), {"proj_out": given(**shapes)})
+        return {module.name: (module.rank, module.strength) for module in made.modules}["proj_out"]
+
+    assert ranks("lora", down=(3, 3072), up=(64, 3)) == (3, 1.0)
+    assert ranks("lokr", w1_a=(4, 2), w1_b=(2, 4), w2=(16, 768)) == (2, 1.0)
+    assert ranks("lokr", w1=(4, 4), w2=(16, 768)) == (0, 1.0)
+    assert ranks("loha", w1_a=(64, 2), w1_b=(2, 3072), w2_a=(64, 2), w2_b=(2, 3072)) == (2, 1.0)
+    with pytest.raises(JobError, match=r"for proj_out \(w1 .* is not a whole lora; set lora_type to the file's kind"):
+        ranks("lora", w1=(4, 4), w2=(16, 768))
+    with pytest.raises(JobError, match="is not a whole lora"):
+        ranks("lora", down=(3, 3072), up=(64, 4))
+    with pytest.raises(JobError, match=r"128 x 3072 in proj_out, this base's has 64 x 3072"):
+        ranks("lora", down=(3, 3072), up=(128, 3))

@@ -48,6 +48,18 @@ def rank_of(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return next((shapes[part][0] for part in ("down", "w2_b", "w1_b") if part in shapes), 0)
 
 
+def change_size(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """(out, in) of the change that parts of these shapes make; None where they do not make one of this kind."""
+    if kind == "lora":
+        return _product_size(shapes.get("up"), shapes.get("down")) if shapes.keys() == {"down", "up"} else None
+    w1, w2 = (shapes.get(name) or _product_size(shapes.get(name + "_a"), shapes.get(name + "_b")) for name in ("w1", "w2"))
+    if not w1 or not w2:
+        return None
+    if kind == "loha":
+        return w1 if w1 == w2 and len(shapes) == 4 else None
+    return w1[0] * w2[0], w1[1] * w2[1]
+
+
 def change(kind: str, parts: Mapping[str, Tensor], strength: float) -> Tensor:
     """(out, in) float32: the whole change of the weight. Large; for tests and tools, not for training."""
     parts = {name: tensor.float() for name, tensor in parts.items()}
@@ -79,6 +91,10 @@ def kronecker_output(x: Tensor, parts: Mapping[str, Tensor]) -> Tensor:
 
 def _whole(parts: Mapping[str, Tensor], name: str) -> Tensor:
     return parts[name] if name in parts else parts[name + "_a"] @ parts[name + "_b"]
+
+
+def _product_size(left: tuple[int, ...] | None, right: tuple[int, ...] | None) -> tuple[int, int] | None:
+    return (left[0], right[1]) if left and right and left[1:] == right[:1] else None
 
 
 def _split(out_features: int, in_features: int, rank: int) -> Shapes:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import JobError
 from ..specs.adapter import LoraSpec
-from .factors import Shapes, loha_shapes, lokr_shapes, lora_shapes, rank_of
+from .factors import Shapes, change_size, loha_shapes, lokr_shapes, lora_shapes, rank_of
 from .targets import count_blocks, linear_layers, module_ranks, target_modules, within_blocks
 
 log = logging.getLogger(__name__)
@@ -104,6 +104,8 @@ def plan_adapter(
             "lora.lora_init_type 'loftq' starts from what quantisation took from the base, but this base is not quantised; "
             "quantise it, or choose 'default' or 'pissa'"
         )
+    for module in (given or {}).values():
+        _check_given(skeleton, module, spec.lora_type)
     num_blocks = count_blocks(skeleton)
     names = target_modules(skeleton, spec.flux_lora_target, spec.peft_lora_target_modules)
     if spec.lora_blocks.strip():
@@ -126,6 +128,21 @@ def given_module(name: str, alpha: float | None, parts: Mapping[str, Tensor]) ->
     shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
     rank = rank_of(shapes)
     return AdaptedModule(name, rank, float(alpha if alpha is not None else rank or 1), shapes)
+
+
+def _check_given(skeleton: nn.Module, module: AdaptedModule, kind: str) -> None:
+    layer, size = skeleton.get_submodule(module.name), change_size(kind, module.shapes)
+    if size is None:
+        parts = ", ".join(f"{part} {shape}" for part, shape in module.shapes.items())
+        raise JobError(
+            f"lora.init_lora: what the file holds for {module.name} ({parts}) is not a whole {kind}; "
+            "set lora_type to the file's kind, or choose another file"
+        )
+    if size != (layer.out_features, layer.in_features):
+        raise JobError(
+            f"lora.init_lora: the file changes a weight of {size[0]} x {size[1]} in {module.name}, this base's has "
+            f"{layer.out_features} x {layer.in_features}; it was made for another model, choose another file"
+        )
 
 
 def _plan_module(skeleton: nn.Module, name: str, rank: int, spec: LoraSpec) -> AdaptedModule:
