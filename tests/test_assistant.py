@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from adapter_files import DIALECTS, change, diffusers_changes, keys, random_layers
 from diffusers import FluxTransformer2DModel
+from foreign_adapters import DIALECTS, change, diffusers_changes, keys, random_layers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from adapter_files import DIALECTS, MAKERS, change, diffusers_changes, keys, lora, random_layers
+from foreign_adapters import DIALECTS, MAKERS, change, diffusers_changes, keys, lora, random_layers
 from safetensors.torch import save_file
 
 from trainer_core.adapter.dialects import read_adapter

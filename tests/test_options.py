@@ -88,17 +88,6 @@ ROUTES = {
 }
 PARTS = {"flow": FLOW, "optimizer": OPTIMIZER, "lora": LORA, "routes": ROUTES}
 ELSEWHERE = {"init_lora": "test_init_lora.py", "keep_masked": "test_masks.py"}  # these need a file of their own to start from
-NOT_YET = {
-    "lora_type",
-    "lora_dropout",
-    "peft_lora_target_modules",
-    "lora_blocks",
-    "rank_pattern",
-    "lora_init_type",
-    "lokr_factor",
-    "lokr_factor_feed_forward",
-    "lokr_full_matrix",
-}
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +109,6 @@ ROWS = [(part, field, value, others) for part, table in PARTS.items() for field,
 
 @pytest.mark.parametrize(("part", "field", "value", "others"), ROWS, ids=[f"{part}.{field}" for part, field, *_ in ROWS])
 def test_an_option_changes_what_is_trained(tmp_path, pictures, cache, known, part, field, value, others):
-    if field in NOT_YET:
-        pytest.skip("not built yet")
     base = json.dumps([part == "routes", others])
     if base not in known:
         known[base] = trained(tmp_path / "without", pictures, cache, part, others)

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .adapter.build import effective_alpha
-from .adapter.lora_file import export_lora
+from .adapter.lora_file import SAVE_DTYPES, export_lora, lora_metadata
 from .adapter.verify import verify_lora
 from .checkpoint import checkpoint_dir, save_checkpoint
 from .context import RunContext
@@ -53,17 +52,18 @@ def save_loras(setup: Setup, trainee: Trainee, context: RunContext) -> dict[str,
 
 def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext) -> None:
     """NAME.safetensors, and NAME-ema.safetensors where there is an average."""
+    metadata = lora_metadata(setup.job, setup.adapter, setup.flavour, context.run_dir.run_id, trainee.history.step)
     names = {setup.job.name: False} | ({f"{setup.job.name}-ema": True} if trainee.ema is not None else {})
     for name, averaged in names.items():
         path = folder / f"{name}.safetensors"
         with trainee.as_used(ema=averaged):
-            export_lora(path, trainee.transformer, setup.job, setup.flavour, context.run_dir.run_id, trainee.history.step)
+            export_lora(path, trainee.transformer, setup.adapter, SAVE_DTYPES[setup.job.lora.lora_save_precision], metadata)
 
 
 def verify(setup: Setup, path: Path, context: RunContext) -> int:
     """Read the file back as ComfyUI does; the number of its keys, all of which matched."""
     step_zero = path.parents[1].name == "step-00000000"  # stopped before the first step: the LoRA is zero, rightly
-    verification = verify_lora(path, setup.shape, setup.modules, effective_alpha(setup.job.lora))
+    verification = verify_lora(path, setup.shape, setup.adapter)
     context.events.emit("verified", path=str(path), matched=verification.matched, keys=verification.keys)
     assert verification.complete or step_zero, f"the LoRA just written is wrong: {verification.problems}"
     note_verification(context.run_dir, path, verification.matched, verification.keys)

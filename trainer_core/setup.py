@@ -9,12 +9,15 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
 from . import __version__
-from .adapter.build import effective_alpha
-from .adapter.targets import target_modules
+from .adapter.dialects import read_adapter
+from .adapter.initial import initial_factors, initial_parts
+from .adapter.plan import AdaptedModule, AdapterPlan, plan_adapter
+from .adapter.starts import Parts
 from .data.batches import batches_per_epoch
 from .data.index import Sample, count_buckets, index_datasets
 from .errors import JobError
@@ -35,8 +38,7 @@ DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 @dataclass(frozen=True)
 class Setup:
-    """A job with all that follows from it and from its files. `modules` are the adapted layers, `spans` the routes.
-
+    """A job with all that follows from it and from its files. `initial` are the parts of init_lora, `spans` the routes;
     `samples` are trained on, `eval_samples` only judged.
     """
 
@@ -45,8 +47,8 @@ class Setup:
     files: ModelFiles
     shape: FluxShape
     spans: tuple[Span, ...]
-    modules: tuple[str, ...]
-    num_parameters: int
+    adapter: AdapterPlan
+    initial: dict[str, Parts]
     samples: tuple[Sample, ...]
     eval_samples: tuple[Sample, ...]
     num_steps: int
@@ -54,6 +56,15 @@ class Setup:
     sampler: SamplerSettings
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The adapted layers."""
+        return self.adapter.names
+
+    @property
+    def num_parameters(self) -> int:
+        return self.adapter.num_parameters
 
 
 def prepare(job: TrainJob) -> Setup:
@@ -67,8 +78,8 @@ def prepare(job: TrainJob) -> Setup:
         log.warning(
             "the text's padding is hidden in training and in the run's samples, but ComfyUI's own sampler does not hide it"
         )
-    skeleton = empty_transformer(shape)
-    modules = target_modules(skeleton, job.lora.flux_lora_target)
+    given, initial = read_initial(job, shape)
+    adapter = plan_adapter(empty_transformer(shape), job.lora, given)
     eval_ids = {dataset.id for dataset in job.datasets if dataset.dataset_type == "eval"}
     everything = index_datasets(job.datasets, flavour)
     samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)
@@ -83,8 +94,8 @@ def prepare(job: TrainJob) -> Setup:
         files=files,
         shape=shape,
         spans=spans,
-        modules=tuple(modules),
-        num_parameters=sum(job.lora.lora_rank * sum(skeleton.get_submodule(name).weight.shape) for name in modules),
+        adapter=adapter,
+        initial=initial,
         samples=samples,
         eval_samples=tuple(sample for sample in everything if sample.dataset_id in eval_ids),
         num_steps=num_steps,
@@ -93,6 +104,18 @@ def prepare(job: TrainJob) -> Setup:
         device=device,
         dtype=DTYPES[job.base.mixed_precision],
     )
+
+
+def read_initial(job: TrainJob, shape: FluxShape) -> tuple[dict[str, AdaptedModule], dict[str, Parts]]:
+    """What init_lora settles: layers with their rank and alpha, and the parts to start from. JobError names a wrong file,
+    and one of the assistant's."""
+    if job.base.assistant_lora_path:
+        read_adapter(Path(job.base.assistant_lora_path).expanduser(), shape)
+    if not job.lora.init_lora:
+        return {}, {}
+    given, initial = initial_parts(initial_factors(Path(job.lora.init_lora).expanduser(), shape, job.lora.lora_type))
+    log.warning("%d layers start from init_lora, with the rank and alpha that they have in that file", len(given))
+    return given, initial
 
 
 def count_steps(job: TrainJob, samples: Sequence[Sample]) -> int:
@@ -133,7 +156,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "files": files,
         "base": asdict(setup.shape),
         "routes": [asdict(span) for span in setup.spans],
-        "alpha": effective_alpha(setup.job.lora),
+        "adapter": setup.adapter.summary(),
         "parameters": setup.num_parameters,
         "modules": list(setup.modules),
         "optimizer": effective(setup.job.optimizer),

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from . import flow
+from .adapter.dropout import seed_dropouts
 from .adapter.switch import adapter_off
 from .data.batches import Batch, BatchPlan
 from .errors import JobError
@@ -55,21 +56,22 @@ def flow_loss(
 ) -> Judged:
     """The float32 loss of each sample. `first` is the position of the batch's first sample among those of the step: what is
     drawn belongs to the sample, however the step is divided into batches."""
+    seed_dropouts(transformer, step=step, first=first)
     draw = objective.draw(batch.latent_BCHW, step, first)
     x_BCHW = flow.add_noise(batch.latent_BCHW, draw.input_noise_BCHW, draw.sigma_B)
     text_mask_BL = attention_mask(objective.spec, batch.text_mask_BL)
     inputs = (x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B, text_mask_BL)
-    target = flow.velocity(batch.latent_BCHW, draw.noise_BCHW).to(transformer.device)
+    target = flow.velocity(batch.latent_BCHW, draw.noise_BCHW)
     if batch.regularised:
         rows = torch.tensor(batch.regularised)
         with torch.no_grad(), adapter_off(transformer):
             taught = predict_velocity(transformer, *(None if value is None else value[rows] for value in inputs))
-        target = target.index_copy(0, rows.to(target.device), taught)
+        target = target.index_copy(0, rows, taught.to(target.device))
     positions, tokens = range(first, first + len(batch.names)), len(batch.names) * batch.num_tokens
     kept = draw_routes(router.spans, batch.num_tokens, batch.mask_BHW, objective.seed, step, positions)
     with router.routed(kept):
         prediction = predict_velocity(transformer, *inputs)
-    losses_B = objective.losses(prediction, target, draw.sigma_B, batch.weight_BHW)
+    losses_B = objective.losses(prediction, target.to(prediction.device), draw.sigma_B, batch.weight_BHW)
     return Judged(losses_B, draw.sigma_B, tuple(0 if ids_BK is None else tokens - ids_BK.numel() for ids_BK in kept), tokens)
 
 
@@ -93,17 +95,19 @@ def train_step(
     batches = [plan.batch(number) for number in range(step * accumulation, (step + 1) * accumulation)]
     data_seconds = time.perf_counter() - began
     names = tuple(name for batch in batches for name in batch.names)
-    loss, judged, first = torch.zeros((), device=transformer.device), [], 0
+    shares, judged, first = [], [], 0
     for batch in batches:
         outcome = flow_loss(transformer, batch, objective, router, step=step, first=first)
         share = outcome.losses_B.sum() / len(names)
         share.backward()
-        loss += share.detach()
+        shares.append(share.detach())
         judged.append(outcome._replace(losses_B=outcome.losses_B.detach()))
         first += len(batch.names)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = clip(parameters).to(loss)
-    numbers = torch.cat([loss[None], norm[None], *(outcome.losses_B for outcome in judged)]).tolist()  # the one sync of a step
+    loss = torch.stack(shares).sum()
+    numbers = torch.cat(
+        [loss[None], clip(parameters).to(loss)[None], *(outcome.losses_B for outcome in judged)]
+    ).tolist()  # the one sync of a step
     record = StepRecord(
         loss=numbers[0],
         grad_norm=numbers[1],
@@ -115,10 +119,18 @@ def train_step(
         data_seconds=data_seconds,
     )
     if not math.isfinite(record.loss + record.grad_norm):
-        raise JobError(
-            f"step {step + 1}: the loss ({record.loss}) or the gradient's norm ({record.grad_norm}) is not a number; "
-            f"the weights were not touched. Lower learning_rate, or look at these pictures: {', '.join(sorted(set(names)))}"
-        )
+        raise JobError(explain_not_finite(step, record))
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return record
+
+
+def explain_not_finite(step: int, record: StepRecord) -> str:
+    """Step, noise levels and pictures: those whose own loss is not finite, or all where only the gradient is not."""
+    samples = list(zip(record.names, record.sigmas, record.losses, strict=True))
+    wrong = [sample for sample in samples if not math.isfinite(sample[2])] or samples
+    lines = "\n".join(f"  {name} at sigma {sigma:.4g}: loss {loss:.4g}" for name, sigma, loss in wrong)
+    return (
+        f"step {step + 1}: the loss ({record.loss}) or the gradient's norm ({record.grad_norm}) is not a number. The weights "
+        f"were not touched and the last checkpoint stays. Lower learning_rate, or look at these pictures:\n{lines}"
+    )

@@ -11,7 +11,7 @@ from diffusers import FluxTransformer2DModel
 from torch.nn import Parameter
 
 from .adapter.assistant import Assistant, add_assistant
-from .adapter.build import add_lora
+from .adapter.build import add_adapter
 from .checkpoint import restore_latest
 from .context import RunContext
 from .ema import Ema
@@ -56,7 +56,7 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     transformer = load_transformer(setup.files.transformer, setup.dtype, setup.device)
     helper = setup.job.base.assistant_lora_path
     assistant = add_assistant(transformer, Path(helper).expanduser(), setup.shape) if helper else None
-    parameters = add_lora(transformer, setup.job.lora, setup.modules, training.seed)
+    parameters = add_adapter(transformer, setup.adapter, training.seed, setup.initial)
     if training.gradient_checkpointing:
         recompute_blocks(transformer, training.gradient_checkpointing_interval)
     optimizer = make_optimizer(setup.job.optimizer, parameters.values(), training.seed)

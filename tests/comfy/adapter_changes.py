@@ -1,6 +1,6 @@
 """What ComfyUI makes of adapter files: for each, the change of every weight it patches, and the keys that it leaves unread.
 
-Run by test_adapter_files.py in ComfyUI's interpreter: adapter_changes.py FOLDER NUM_DOUBLE NUM_SINGLE WIDTH T5 CLIP IN.
+Run by test_dialect_files.py in ComfyUI's interpreter: adapter_changes.py FOLDER NUM_DOUBLE NUM_SINGLE WIDTH T5 CLIP IN.
 Reads each .safetensors file of FOLDER and writes its changes, by the original's names, to FOLDER/changes. The model is
 ComfyUI's own class on the meta device: names and sizes are all that is needed, since the changes are added to zeros.
 """

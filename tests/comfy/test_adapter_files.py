@@ -1,63 +1,92 @@
-"""Adapter files, read by the core and by ComfyUI: the same change of every weight, in each naming and kind."""
+"""Adapter files in a real ComfyUI: every key is loaded, and each weight changes by what was trained."""
 
-from dataclasses import replace
-
+import pytest
 import torch
-from adapter_files import DIALECTS, MAKERS, keys, lora, original_changes, random_layers
-from safetensors.torch import load_file, save_file
+from comfy_server import PACK_ROOT
+from safetensors.torch import load_file
 from test_files import run_in_comfyui
+from torch import Tensor
 
-from trainer_core.adapter.dialects import read_adapter
+from trainer_core.adapter.build import add_adapter, exported_parts
+from trainer_core.adapter.factors import change
+from trainer_core.adapter.lora_file import adapter_tensors, export_lora
+from trainer_core.adapter.plan import plan_adapter
 from trainer_core.flux.files import PICO_FILES
-from trainer_core.flux.load import FluxShape, read_shape
+from trainer_core.flux.load import empty_transformer, load_transformer, read_shape
+from trainer_core.flux.names import SWAPPED_HALVES, linear_names
+from trainer_core.specs.adapter import LoraSpec
 
 SHAPE = read_shape(PICO_FILES.transformer)
+EVERYTHING = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_mlp",
+    "proj_out",
+    "linear",
+    "linear_1",
+    "linear_2",
+    "proj",
+    "x_embedder",
+)
+KINDS = {
+    "lora": LoraSpec(flux_lora_target="ai-toolkit", lora_rank=4, lora_alpha=2.0, rank_pattern=("single 0-1: 8",)),
+    "everywhere": LoraSpec(flux_lora_target="custom", peft_lora_target_modules=EVERYTHING, lora_rank=2),
+    "pissa": LoraSpec(flux_lora_target="all+ffs", lora_rank=4, lora_alpha=2.0, lora_init_type="pissa"),
+    "olora": LoraSpec(flux_lora_target="all+ffs", lora_rank=4, lora_init_type="olora"),
+    "lokr": LoraSpec(flux_lora_target="ai-toolkit", lora_type="lokr", lora_alpha=3.0),
+    "lokr_split": LoraSpec(
+        flux_lora_target="ai-toolkit", lora_type="lokr", lokr_full_matrix=False, lora_rank=4, lora_alpha=2.0
+    ),
+    "loha": LoraSpec(flux_lora_target="ai-toolkit", lora_type="loha", lora_rank=4, lora_alpha=2.0),
+}
 
 
-def read_by_both(folder, shape: FluxShape) -> dict[str, float]:
-    """By file, the largest difference between the two readings, relative to the size of the changes."""
-    sizes = (shape.num_double, shape.num_single, shape.width, shape.t5_width, shape.clip_width, shape.in_channels)
-    unread = run_in_comfyui("adapter_changes.py", folder, *sizes)
-    assert not any(unread.values()), unread
-    differences = {}
-    for name in unread:
-        theirs = load_file(folder / "changes" / f"{name}.safetensors")
-        modules = read_adapter(folder / f"{name}.safetensors", shape).modules
-        ours = original_changes({layer: factors.delta() for layer, factors in modules.items()}, shape)
-        assert theirs.keys() <= ours.keys()
-        changed = {layer for layer, change in ours.items() if change.any()}
-        assert changed == theirs.keys()
-        differences[name] = max(((ours[key] - theirs[key]).abs().max() / theirs[key].abs().max()).item() for key in theirs)
-    return differences
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Each kind as if it had been trained, written, and loaded by ComfyUI: folder, what ComfyUI says, our own changes."""
+    folder = tmp_path_factory.mktemp("adapters")
+    changes, keys = {}, {}
+    for kind, spec in KINDS.items():
+        plan = plan_adapter(empty_transformer(SHAPE), spec)
+        transformer = load_transformer(PICO_FILES.transformer, torch.float32, torch.device("cpu"))
+        random = torch.Generator().manual_seed(1)
+        for parameter in add_adapter(transformer, plan, seed=0).values():
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=random)
+        export_lora(folder / f"{kind}.safetensors", transformer, plan, torch.float32, {})
+        parts, strengths = exported_parts(transformer, plan), {module.name: module.strength for module in plan.modules}
+        changes[kind] = {name: change(plan.kind, parts[name], strengths[name]) for name in plan.names}
+        keys[kind] = len(adapter_tensors(transformer, plan, torch.float32))
+    return folder, run_in_comfyui("load_adapters.py", PACK_ROOT, folder), changes, keys
 
 
-def test_every_naming_and_kind_means_what_it_means_to_comfyui(tmp_path):
-    for dialect in (name for name, dialect in DIALECTS.items() if dialect.comfyui):
-        for kind in MAKERS if dialect in ("lycoris", "kohya") else ("lora",):
-            tensors = keys(DIALECTS[dialect], random_layers(SHAPE, DIALECTS[dialect].original, kind))
-            save_file(tensors, tmp_path / f"{dialect} {kind}.safetensors".replace(".weight", "weight"))
-    differences = read_by_both(tmp_path, SHAPE)
-    assert len(differences) == 10 + 2 * 5
-    assert max(differences.values()) < 1e-4, differences
+@pytest.mark.parametrize("kind", KINDS)
+def test_comfyui_loads_every_key(trained, kind):
+    _, loaded, changes, keys = trained
+    modules = len(changes[kind])
+    assert loaded[kind] == {"keys": keys[kind], "loaded": keys[kind], "modules": modules, "applied": modules}
 
 
-def test_a_file_without_alpha_means_what_it_means_to_comfyui(tmp_path):
-    layers = random_layers(SHAPE, False, "lora")
-    without = {layer: {part: tensor for part, tensor in parts.items() if part != "alpha"} for layer, parts in layers.items()}
-    save_file(keys(DIALECTS["diffusers"], without), tmp_path / "without.safetensors")
-    assert read_by_both(tmp_path, SHAPE)["without"] < 1e-4
+@pytest.mark.parametrize("kind", KINDS)
+def test_comfyui_changes_each_weight_by_what_was_trained(trained, kind):
+    folder, _, changes, _ = trained
+    theirs, ours = load_file(folder / "changes" / f"{kind}.safetensors"), changes[kind]
+    for name, change_made in ours.items():
+        assert difference(change_made, in_comfyui(theirs, name)) < 1e-4, name
+    touched = {f"diffusion_model.{n.original}.weight" for n in linear_names(2, 4, True) if n.diffusers in ours}
+    assert theirs.keys() == touched
 
 
-def test_the_names_of_uso_mean_what_they_mean_to_comfyui(tmp_path):
-    shape, random = replace(SHAPE, num_double=19, num_single=38), torch.Generator().manual_seed(0)
-    D = shape.width  # ComfyUI knows USO by the blocks of a whole FLUX
-    sizes = {"qkv_lora1": (3 * D, D), "qkv_lora2": (3 * D, D), "proj_lora1": (D, D), "proj_lora2": (D, D)}
-    places = {f"double_blocks.18.processor.{name}": size for name, size in sizes.items()}
-    places |= {"single_blocks.37.processor.qkv_lora": (3 * D, D), "single_blocks.37.processor.proj_lora": (D, 5 * D)}
-    tensors = {
-        f"{place}.{part}.weight": tensor
-        for place, size in places.items()
-        for part, tensor in lora(*size, random, alpha=None).items()
-    }
-    save_file(tensors, tmp_path / "uso.safetensors")
-    assert read_by_both(tmp_path, shape)["uso"] < 1e-4
+def in_comfyui(changes: dict[str, Tensor], name: str) -> Tensor:
+    """The rows of ComfyUI's weight that are this layer's, in our order."""
+    entry = next(entry for entry in linear_names(SHAPE.num_double, SHAPE.num_single, SHAPE.guidance) if entry.diffusers == name)
+    weight = changes[f"diffusion_model.{entry.original}.weight"]
+    if entry.rows:
+        weight = weight[entry.rows[0] * SHAPE.width : entry.rows[1] * SHAPE.width]
+    return torch.cat(weight.chunk(2)[::-1]) if name == SWAPPED_HALVES else weight
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Relative to the size of the change."""
+    return ((ours - theirs).norm() / ours.norm()).item()

@@ -6,6 +6,17 @@ from ..errors import JobError
 from ..flux.load import FluxShape
 from .dialects import AdapterFile, read_adapter
 from .file_factors import Kind
+from .plan import AdaptedModule, given_module
+from .starts import Parts
+
+
+def initial_parts(adapter: AdapterFile) -> tuple[dict[str, AdaptedModule], dict[str, Parts]]:
+    """The file's layers as the plan and the builder take them: rank, alpha and sizes; and the tensors themselves."""
+    parts = {
+        name: {part.removeprefix("lokr_").removeprefix("hada_"): tensor for part, tensor in factors.tensors().items()}
+        for name, factors in adapter.modules.items()
+    }
+    return {name: given_module(name, adapter.modules[name].alpha, tensors) for name, tensors in parts.items()}, parts
 
 
 def initial_factors(path: Path, shape: FluxShape, lora_type: Kind) -> AdapterFile:

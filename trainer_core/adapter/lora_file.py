@@ -1,7 +1,8 @@
-"""The LoRA as a file that ComfyUI and diffusers read alike.
+"""The adapter as a file that ComfyUI reads.
 
-Keys: `transformer.<diffusers module>.lora_A.weight` (rank, in), `.lora_B.weight` (out, rank) and `.alpha` (a scalar). ComfyUI
-takes the strength as alpha / rank from the tensor `.alpha` and knows nothing of alpha in the header, so it is always written.
+A LoRA's keys are `transformer.<diffusers layer>.lora_A.weight` (rank, in) and `.lora_B.weight` (out, rank), which diffusers
+reads too; a LoKr's and LoHa's are LyCORIS', `lycoris_<layer, with _ for .>.lokr_w1` and so on. Beside them stands `.alpha`, a
+scalar: ComfyUI takes the strength as alpha / rank from it and knows nothing of alpha in the header, so it is always written.
 The header holds the job and run, the ModelSpec fields that model libraries show, and ComfyUI's workflow where there was one:
 dropped onto the canvas, the file brings back the graph that made it.
 """
@@ -9,6 +10,7 @@ dropped onto the canvas, the file brings back the graph that made it.
 import json
 import re
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,34 +22,54 @@ from torch import Tensor
 
 from ..flux.files import read_header, read_tensors
 from ..flux.flavours import Flavour
+from ..flux.names import linear_names
 from ..job import TrainJob
 from ..run_dir import write_atomically
-from .build import ADAPTER, effective_alpha, lora_layers
+from .build import exported_parts
+from .factors import change_norm
+from .plan import AdapterPlan, given_module
+from .starts import Parts
 
-PREFIX = "transformer."
-DOWN, UP, ALPHA = ".lora_A.weight", ".lora_B.weight", ".alpha"
+ALPHA = ".alpha"
 SAVE_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+TITLES = {"lora": "LoRA", "lokr": "LoKr", "loha": "LoHa"}
+MOST_BLOCKS = 19, 38  # of any FLUX.1
+
+# kind -> part -> how its key ends
+PART_SUFFIXES = {
+    "lora": {"down": ".lora_A.weight", "up": ".lora_B.weight"},
+    "lokr": {part: f".lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
+    "loha": {part: f".hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b")},
+}
 
 
-def lora_tensors(transformer: FluxTransformer2DModel, alpha: float, dtype: torch.dtype) -> dict[str, Tensor]:
+def key_stem(kind: str, name: str) -> str:
+    """What the keys of a layer begin with."""
+    return f"transformer.{name}" if kind == "lora" else f"lycoris_{name.replace('.', '_')}"
+
+
+def adapter_tensors(transformer: FluxTransformer2DModel, plan: AdapterPlan, dtype: torch.dtype) -> dict[str, Tensor]:
     """The adapter's tensors under the file's keys, on the CPU."""
-    tensors = {}
-    for name, layer in lora_layers(transformer).items():
-        tensors[PREFIX + name + DOWN] = layer.lora_A[ADAPTER].weight.detach().to("cpu", dtype).contiguous()
-        tensors[PREFIX + name + UP] = layer.lora_B[ADAPTER].weight.detach().to("cpu", dtype).contiguous()
-        tensors[PREFIX + name + ALPHA] = torch.tensor(alpha, dtype=torch.float32)
+    tensors, parts = {}, exported_parts(transformer, plan)
+    for module in plan.exported:
+        stem = key_stem(plan.kind, module.name)
+        for part, tensor in parts[module.name].items():
+            tensors[stem + PART_SUFFIXES[plan.kind][part]] = tensor.to("cpu", dtype).contiguous()
+        tensors[stem + ALPHA] = torch.tensor(module.alpha, dtype=torch.float32)
     return tensors
 
 
-def lora_metadata(job: TrainJob, flavour: Flavour, run_id: str, step: int) -> dict[str, str]:
+def lora_metadata(job: TrainJob, plan: AdapterPlan, flavour: Flavour, run_id: str, step: int) -> dict[str, str]:
     """The header: strings only. Without a date, so that the same run gives the same bytes."""
+    ranks = sorted({module.rank for module in plan.modules} - {0})
+    size = f" of rank {', '.join(map(str, ranks))}" if ranks else ""
     return {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{flavour.architecture}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": job.name,
         "modelspec.resolution": f"{flavour.home_resolution}x{flavour.home_resolution}",
-        "modelspec.description": f"LoRA of rank {job.lora.lora_rank}, trained for {step} steps",
+        "modelspec.description": f"{TITLES[plan.kind]}{size}, trained for {step} steps",
         "flux_lora.run_id": run_id,
         "flux_lora.step": str(step),
         "flux_lora.job": json.dumps(job.model_dump(mode="json", exclude={"metadata"}), ensure_ascii=False),
@@ -56,11 +78,10 @@ def lora_metadata(job: TrainJob, flavour: Flavour, run_id: str, step: int) -> di
 
 
 def export_lora(
-    path: Path, transformer: FluxTransformer2DModel, job: TrainJob, flavour: Flavour, run_id: str, step: int
+    path: Path, transformer: FluxTransformer2DModel, plan: AdapterPlan, dtype: torch.dtype, metadata: dict[str, str]
 ) -> None:
-    """Write the LoRA file, atomically."""
-    tensors = lora_tensors(transformer, effective_alpha(job.lora), SAVE_DTYPES[job.lora.lora_save_precision])
-    write_atomically(path, with_sorted_header(save(tensors, metadata=lora_metadata(job, flavour, run_id, step))))
+    """Write the adapter's file, atomically."""
+    write_atomically(path, with_sorted_header(save(adapter_tensors(transformer, plan, dtype), metadata=metadata)))
 
 
 def with_sorted_header(data: bytes) -> bytes:
@@ -72,48 +93,60 @@ def with_sorted_header(data: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class LoraModule:
-    """One adapted layer of a file. `norm` is that of alpha / rank * B A, the change at strength 1."""
+class FileModule:
+    """One adapted layer of a file: what its keys begin with, its name, kind, alpha (None: not given) and parts."""
 
+    stem: str
     name: str
-    rank: int
-    alpha: float
-    norm: float
+    kind: str
+    alpha: float | None
+    parts: Parts
+
+
+def read_modules(tensors: dict[str, Tensor]) -> list[FileModule]:
+    """The adapted layers among the tensors of a file in our own naming, by name; other keys are left out."""
+    parts: dict[tuple[str, str], Parts] = {}
+    for key, tensor in tensors.items():
+        for kind, suffixes in PART_SUFFIXES.items():
+            for part, suffix in suffixes.items():
+                if key.endswith(suffix):
+                    parts.setdefault((key.removesuffix(suffix), kind), {})[part] = tensor
+    layers = {key_stem("lokr", name.diffusers): name.diffusers for name in linear_names(*MOST_BLOCKS, True)}
+    modules = [
+        FileModule(
+            stem,
+            layers.get(stem, stem.removeprefix("transformer.")),
+            kind,
+            tensors[stem + ALPHA].item() if stem + ALPHA in tensors else None,
+            found,
+        )
+        for (stem, kind), found in parts.items()
+        if kind != "lora" or found.keys() == PART_SUFFIXES["lora"].keys()
+    ]
+    return sorted(modules, key=lambda module: module.name)
 
 
 def inspect_lora(path: Path) -> dict[str, Any]:
-    """What a LoRA file holds: modules, ranks, alphas, norms, metadata. JobError when it is not a readable file."""
-    metadata = read_header(path).get("__metadata__", {})
-    tensors = read_tensors(path)
-    stems = sorted(key.removesuffix(DOWN) for key in tensors if key.endswith(DOWN))
-    modules = [_module(stem, tensors) for stem in stems]
+    """What an adapter's file holds: kind, layers, ranks, alphas, norms of the change at strength 1, metadata.
+
+    JobError when it is not a readable file.
+    """
+    metadata, tensors = read_header(path).get("__metadata__", {}), read_tensors(path)
+    found = read_modules(tensors)
+    planned = {module.name: given_module(module.name, module.alpha, module.parts) for module in found}
+    norms = {m.name: round(change_norm(m.kind, m.parts, planned[m.name].strength), 6) for m in found}
     return {
         "path": str(path.absolute()),
         "bytes": path.stat().st_size,
-        "modules": len(modules),
-        "parameters": sum(t.numel() for key, t in tensors.items() if not key.endswith(ALPHA)),
-        "ranks": sorted({module.rank for module in modules}),
-        "alphas": sorted({module.alpha for module in modules}),
+        "kind": ", ".join(sorted({module.kind for module in found})),
+        "modules": len(found),
+        "parameters": sum(module.num_parameters for module in planned.values()),
+        "ranks": sorted({module.rank for module in planned.values()}),
+        "alphas": sorted({module.alpha for module in planned.values()}),
+        "strengths": sorted({module.strength for module in planned.values()}),
         "dtypes": sorted({str(t.dtype).removeprefix("torch.") for key, t in tensors.items() if not key.endswith(ALPHA)}),
-        "targets": _count_targets(modules),
-        "norms": {module.name: module.norm for module in modules},
+        "targets": dict(Counter(re.sub(r"_blocks\.\d+\.", "_blocks.*.", module.name) for module in found)),
+        "norms": norms,
+        "strongest": sorted(norms, key=lambda name: -norms[name])[:10],
         "metadata": metadata,
     }
-
-
-def _module(stem: str, tensors: dict[str, Tensor]) -> LoraModule:
-    down, up = tensors[stem + DOWN].float(), tensors[stem + UP].float()
-    rank = down.shape[0]
-    alpha = float(tensors.get(stem + ALPHA, torch.tensor(float(rank))))
-    # ||B A||_F from the small Gram matrices, without the full product
-    squared = ((up.T @ up) * (down @ down.T)).sum().clamp(min=0)
-    return LoraModule(stem.removeprefix(PREFIX), rank, alpha, round(alpha / rank * squared.sqrt().item(), 6))
-
-
-def _count_targets(modules: list[LoraModule]) -> dict[str, int]:
-    """How many modules of each kind, by the name without its block's number."""
-    counts: dict[str, int] = {}
-    for module in modules:
-        kind = re.sub(r"_blocks\.\d+\.", "_blocks.*.", module.name)
-        counts[kind] = counts.get(kind, 0) + 1
-    return counts

@@ -21,7 +21,8 @@ def predict_velocity(
     `text_mask_BL` as `joint_mask` takes it; None leaves attention as it is.
     """
     _, _, H, W = x_BCHW.shape
-    device, dtype = transformer.device, transformer.dtype
+    first = next(transformer.parameters())  # transformer.device and .dtype look at every module: milliseconds each
+    device, dtype = first.device, first.dtype
     mask = None if text_mask_BL is None else joint_mask(text_mask_BL, H, W)
     if mask is not None and mask.is_floating_point():
         mask = mask.to(dtype)  # attention adds it to logits of this format

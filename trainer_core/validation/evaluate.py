@@ -18,6 +18,7 @@ from ..data.batches import read_batch
 from ..data.encode import Caches
 from ..data.index import Sample
 from ..flux.predict import predict_velocity, told_sigma
+from ..objective import attention_mask
 from ..rng import generator
 from ..setup import Setup
 from .sample import TOKENS_AT_ONCE
@@ -63,12 +64,13 @@ def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample,
     noise = torch.randn(batch.latent_BCHW.shape, generator=generator(setup.job.validation.validation_seed, 0, sample.path.name))
     target = flow.velocity(batch.latent_BCHW, noise)
     at_once = max(1, TOKENS_AT_ONCE * 4 // batch.latent_BCHW[0, 0].numel())
-    guidance = torch.tensor(setup.job.flow.flux_guidance_value)
+    guidance, text_mask = torch.tensor(setup.job.flow.flux_guidance_value), attention_mask(setup.job.flow, batch.text_mask_BL)
     losses = []
     for chunk in told_sigma(sigmas, setup.dtype).split(at_once):
         B = len(chunk)
         x = flow.add_noise(batch.latent_BCHW.expand(B, -1, -1, -1), noise.expand(B, -1, -1, -1), chunk)
         text, pooled = batch.text_BLD.expand(B, -1, -1), batch.pooled_BP.expand(B, -1)
-        prediction = predict_velocity(transformer, x, chunk, text, pooled, guidance.expand(B))
+        mask = None if text_mask is None else text_mask.expand(B, -1)
+        prediction = predict_velocity(transformer, x, chunk, text, pooled, guidance.expand(B), mask)
         losses.append(flow.mean_per_sample((prediction.cpu() - target).square()))
     return torch.cat(losses)
