@@ -7,14 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from diffusers import FluxTransformer2DModel
 from PIL import Image, ImageDraw
+from torch.nn import Parameter
 
+from trainer_core.adapter.build import add_adapter
+from trainer_core.adapter.plan import plan_adapter
 from trainer_core.cli import main
 from trainer_core.context import RunContext
 from trainer_core.events import EventLog
 from trainer_core.job import TrainJob
 from trainer_core.run_dir import RunDir, run_dir_for
 from trainer_core.setup import prepare
+from trainer_core.specs.adapter import LoraSpec
 from trainer_core.train import run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +51,11 @@ def job_data(pictures: Path, **parts: dict) -> dict:
     for name, fields in parts.items():
         data[name] = data.get(name, {}) | fields if isinstance(fields, dict) else fields
     return data
+
+
+def add_lora(transformer: FluxTransformer2DModel, spec: LoraSpec, seed: int = 0) -> dict[str, Parameter]:
+    """The adapter of this spec on a transformer, new; its parameters."""
+    return add_adapter(transformer, plan_adapter(transformer, spec), seed)
 
 
 class Command:

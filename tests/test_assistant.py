@@ -11,11 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from support import job_data
+from support import add_lora, job_data
 from trainer_core.adapter.assistant import Assistant, add_assistant
-from trainer_core.adapter.build import add_lora
 from trainer_core.adapter.lora_file import lora_tensors
-from trainer_core.adapter.targets import target_modules
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer, read_shape
@@ -66,7 +64,7 @@ def velocity(transformer: FluxTransformer2DModel) -> Tensor:
 def add_trained(transformer: FluxTransformer2DModel, pictures) -> dict[str, nn.Parameter]:
     """An adapter on top, as if it had been trained a little."""
     lora = parse_job(job_data(pictures, lora={"flux_lora_target": "all+ffs"})).lora
-    parameters = add_lora(transformer, lora, target_modules(transformer, "all+ffs"), seed=0)
+    parameters = add_lora(transformer, lora)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in parameters.items():

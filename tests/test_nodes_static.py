@@ -21,6 +21,8 @@ CONTRACT = {
     "trainer_core.data.buckets",
     "trainer_core.data.captions",
     "trainer_core.data.index",
+    "trainer_core.data.masks",
+    "trainer_core.data.upright",
     "trainer_core.errors",
     "trainer_core.events",
     "trainer_core.flux",

@@ -7,8 +7,7 @@ import pytest
 import torch
 from test_masks import left_half, masks_for
 
-from support import job_data, run_in_process
-from trainer_core.adapter.build import add_lora
+from support import add_lora, job_data, run_in_process
 from trainer_core.adapter.switch import adapter_off
 from trainer_core.data.batches import Batch
 from trainer_core.errors import JobError, StopRequested
@@ -25,7 +24,8 @@ from trainer_core.step import flow_loss
 from trainer_core.tread import Span
 
 CPU = torch.device("cpu")
-LAYERS = ["transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.attn.to_v"]
+LAYERS = ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.1.attn.to_v")
+LORA = LoraSpec(lora_rank=4, flux_lora_target="custom", peft_lora_target_modules=LAYERS)
 OBJECTIVE = Objective(FlowSpec(flux_guidance_mode="random-range", input_perturbation=0.2), torch.float32, 3)
 
 
@@ -33,7 +33,7 @@ OBJECTIVE = Objective(FlowSpec(flux_guidance_mode="random-range", input_perturba
 def adapted():
     """pico with a LoRA that has moved."""
     transformer = load_transformer(PICO_FILES.transformer, torch.float32, CPU)
-    parameters = add_lora(transformer, LoraSpec(lora_rank=4), LAYERS, 0)
+    parameters = add_lora(transformer, LORA)
     random = torch.Generator().manual_seed(0)
     for name, parameter in parameters.items():
         if "lora_B" in name:
@@ -103,7 +103,7 @@ def test_the_adapter_is_on_and_trainable_again_afterwards(adapted):
 def test_the_base_takes_no_route():
     """With an adapter that says nothing, the routed model differs from the whole base, but not from itself."""
     transformer = load_transformer(PICO_FILES.transformer, torch.float32, CPU)
-    add_lora(transformer, LoraSpec(lora_rank=4), LAYERS, 0)
+    add_lora(transformer, LORA)
     batch = make_batch(transformer, (0, 1, 2))
     router = TokenRouter(transformer, [Span(0.5, 1, 4)])
     routed = flow_loss(transformer, batch, OBJECTIVE, router, step=0, first=0)
@@ -116,7 +116,7 @@ def test_the_base_takes_no_route():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_adapter_that_says_nothing_has_nothing_to_learn(dtype):
     transformer = load_transformer(PICO_FILES.transformer, dtype, CPU)
-    parameters = add_lora(transformer, LoraSpec(lora_rank=4), LAYERS, 0)
+    parameters = add_lora(transformer, LORA)
     outcome = flow_loss(
         transformer, make_batch(transformer, (0, 1, 2)), OBJECTIVE, TokenRouter(transformer, []), step=0, first=0
     )

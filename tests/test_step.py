@@ -3,8 +3,7 @@
 import torch
 from test_masks import silent
 
-from support import job_data
-from trainer_core.adapter.build import add_lora
+from support import add_lora, job_data
 from trainer_core.data.batches import BatchPlan
 from trainer_core.data.encode import Caches, encode_captions, encode_masks, encode_pictures
 from trainer_core.flux.load import load_transformer
@@ -23,7 +22,7 @@ def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pict
     ]
     setup = prepare(parse_job(job_data(pictures, routes=routes)))
     transformer = load_transformer(setup.files.transformer, torch.float32, setup.device)
-    parameters = add_lora(transformer, setup.job.lora, setup.modules, 0)
+    parameters = add_lora(transformer, setup.job.lora)
     captions = [sample.caption for sample in setup.samples]
     caches = Caches(
         encode_pictures(setup.samples, setup.files.vae, cache, setup.device, silent),

@@ -105,9 +105,7 @@ def train_step(
         first += len(batch.names)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     loss = torch.stack(shares).sum()
-    numbers = torch.cat(
-        [loss[None], clip(parameters).to(loss)[None], *(outcome.losses_B for outcome in judged)]
-    ).tolist()  # the one sync of a step
+    numbers = torch.cat([loss[None], clip(parameters).to(loss)[None], *(outcome.losses_B for outcome in judged)]).tolist()
     record = StepRecord(
         loss=numbers[0],
         grad_norm=numbers[1],
