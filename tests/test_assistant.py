@@ -11,17 +11,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from support import add_lora, job_data
+from support import add_lora
 from trainer_core.adapter.assistant import Assistant, add_assistant
-from trainer_core.adapter.lora_file import lora_tensors
+from trainer_core.adapter.build import exported_parts
+from trainer_core.adapter.plan import plan_adapter
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer, read_shape
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.routing import TokenRouter
-from trainer_core.job_file import parse_job
+from trainer_core.specs.adapter import LoraSpec
 from trainer_core.tread import Span
 
+LORA = LoraSpec(lora_rank=4, flux_lora_target="all+ffs")
 SHAPE = read_shape(PICO_FILES.transformer)
 LAYERS = random_layers(SHAPE, True, "lora")
 for parts in LAYERS.values():
@@ -61,10 +63,9 @@ def velocity(transformer: FluxTransformer2DModel) -> Tensor:
     return forward(transformer)
 
 
-def add_trained(transformer: FluxTransformer2DModel, pictures) -> dict[str, nn.Parameter]:
+def add_trained(transformer: FluxTransformer2DModel) -> dict[str, nn.Parameter]:
     """An adapter on top, as if it had been trained a little."""
-    lora = parse_job(job_data(pictures, lora={"flux_lora_target": "all+ffs"})).lora
-    parameters = add_lora(transformer, lora)
+    parameters = add_lora(transformer, LORA)
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in parameters.items():
@@ -108,10 +109,10 @@ def test_off_is_the_base_to_the_last_bit(path):
     assert torch.equal(velocity(transformer), plain)
 
 
-def test_the_trained_adapter_learns_alone_and_as_on_a_merged_base(path, pictures):
+def test_the_trained_adapter_learns_alone_and_as_on_a_merged_base(path):
     transformer, reference = base(), merged(STRENGTH)
     assistant = add_assistant(transformer, path, SHAPE)
-    parameters, expected = add_trained(transformer, pictures), add_trained(reference, pictures)
+    parameters, expected = add_trained(transformer), add_trained(reference)
     with assistant.at(STRENGTH):
         found = gradients(transformer, parameters)
     for name, gradient in gradients(reference, expected).items():
@@ -120,10 +121,10 @@ def test_the_trained_adapter_learns_alone_and_as_on_a_merged_base(path, pictures
     assert all("lora_" in name for name in parameters)
 
 
-def test_pefts_switches_do_not_reach_the_assistant(path, pictures):
+def test_pefts_switches_do_not_reach_the_assistant(path):
     transformer = base()
     assistant = add_assistant(transformer, path, SHAPE)
-    add_trained(transformer, pictures)
+    add_trained(transformer)
     with assistant.at(STRENGTH):
         transformer.disable_adapters()
         assert_close(velocity(transformer), velocity(merged(STRENGTH)))
@@ -132,34 +133,35 @@ def test_pefts_switches_do_not_reach_the_assistant(path, pictures):
         assert (velocity(transformer) - velocity(merged(STRENGTH))).abs().max() > 1e-2
 
 
-def test_the_assistant_may_come_after_peft_too(path, pictures):
+def test_the_assistant_may_come_after_peft_too(path):
     outputs = []
     for first, second in ((add_assistant, add_trained), (add_trained, add_assistant)):
         transformer, made = base(), []
         for add in (first, second):
-            made.append(add(transformer, path, SHAPE) if add is add_assistant else add(transformer, pictures))
+            made.append(add(transformer, path, SHAPE) if add is add_assistant else add(transformer))
         (assistant,) = (one for one in made if isinstance(one, Assistant))
         with assistant.at(STRENGTH):
             outputs.append(velocity(transformer))
     assert_close(*outputs)
 
 
-def test_the_assistant_is_never_exported(path, pictures):
+def test_the_assistant_is_never_exported(path):
     transformer, alone = base(), base()
     assistant = add_assistant(transformer, path, SHAPE)
-    add_trained(transformer, pictures)
-    add_trained(alone, pictures)
+    add_trained(transformer)
+    add_trained(alone)
     assert transformer.state_dict().keys() == alone.state_dict().keys()
+    plan = plan_adapter(base(), LORA)
     with assistant.at(STRENGTH):
-        exported, expected = (lora_tensors(one, 4.0, torch.float32) for one in (transformer, alone))
+        exported, expected = (exported_parts(one, plan) for one in (transformer, alone))
     assert exported.keys() == expected.keys()
-    assert all(torch.equal(exported[key], expected[key]) for key in expected)
+    assert all(torch.equal(exported[name][part], tensor) for name, parts in expected.items() for part, tensor in parts.items())
 
 
-def test_checkpointed_gradients_are_the_same_and_a_backward_pass_outside_raises(path, pictures):
+def test_checkpointed_gradients_are_the_same_and_a_backward_pass_outside_raises(path):
     transformer = base()
     assistant = add_assistant(transformer, path, SHAPE)
-    parameters = add_trained(transformer, pictures)
+    parameters = add_trained(transformer)
     with assistant.at(STRENGTH):
         expected = gradients(transformer, parameters)
         transformer.enable_gradient_checkpointing()
@@ -182,10 +184,10 @@ def test_on_a_route_the_assistant_works_on_the_tokens_that_are_left(path):
         assert_close(routed(transformer, kept), routed(merged(STRENGTH), kept))
 
 
-def test_it_follows_the_format_of_the_base_also_when_a_picture_comes_first(path, pictures):
+def test_it_follows_the_format_of_the_base_also_when_a_picture_comes_first(path):
     transformer = base(torch.bfloat16)
     assistant = add_assistant(transformer, path, SHAPE)
-    parameters = add_trained(transformer, pictures)
+    parameters = add_trained(transformer)
     with assistant.at(STRENGTH):
         with torch.inference_mode():
             first = forward(transformer)
@@ -196,8 +198,8 @@ def test_it_follows_the_format_of_the_base_also_when_a_picture_comes_first(path,
     exact, rounded = merged(STRENGTH), merged(STRENGTH)
     for parameter in rounded.parameters():
         parameter.data = parameter.data.bfloat16()
-    add_trained(exact, pictures)
-    add_trained(rounded, pictures)
+    add_trained(exact)
+    add_trained(rounded)
     error, of_merging = ((found - velocity(exact)).norm() for found in (again, velocity(rounded)))
     assert error < 1.2 * of_merging
 

@@ -102,8 +102,8 @@ def test_a_route_is_reported_with_its_tokens_and_its_time(tmp_path, pictures, ca
     ]
     result = run_in_process(parse_job(job_data(pictures, routes=routes)), tmp_path, cache)
     first, second = result["routes"]
-    assert (first["steps"], first["dropped_share"]) == (3, 0.5)
-    assert (second["steps"], second["dropped_share"]) == (6, 0.25)
+    assert first["steps"] == 3 and first["dropped_share"] == pytest.approx(0.5, abs=0.03)
+    assert second["steps"] == 6 and second["dropped_share"] == pytest.approx(0.25, abs=0.03)
     assert first["seconds_per_step"] > 0
     [report] = events_of(result, "metrics")
     assert report["dropped_tokens"] == [first["dropped_tokens"], second["dropped_tokens"]]

@@ -15,6 +15,7 @@ from support import ROOT, job_data, make_pictures, run_in_process
 from trainer_core.adamw_bf16 import AdamWBF16, round_at_random
 from trainer_core.checkpoint import list_checkpoints, restore_latest, save_checkpoint
 from trainer_core.errors import JobError, StopRequested
+from trainer_core.history import History
 from trainer_core.job_file import parse_job
 from trainer_core.optimizer_check import check_optimizer
 from trainer_core.optimizers import OPTIMIZERS, averaged, effective, make_optimizer
@@ -149,10 +150,11 @@ def test_the_state_goes_through_a_checkpoint_bit_for_bit(tmp_path, name, averagi
     if averaging:
         with averaged(optimizer):
             pass
-    save_checkpoint(tmp_path, parameters, optimizer, [0.0] * 5, keep=1)
+    history = History(losses=[0.0] * 5)
+    save_checkpoint(tmp_path, parameters, optimizer, None, history, lambda folder: None, keep=1)
     again = parameters_of(2, device)
     restored = make_optimizer(spec, again.values(), seed=3)
-    assert restore_latest(tmp_path, again, restored) == [0.0] * 5
+    assert restore_latest(tmp_path, again, restored, None) == history
     groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups + restored.param_groups]
     assert groups[0] == groups[1]
     for (parameter, state), (other, copy) in zip(optimizer.state.items(), restored.state.items(), strict=True):

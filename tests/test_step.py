@@ -10,7 +10,8 @@ from trainer_core.flux.load import load_transformer
 from trainer_core.flux.routing import TokenRouter
 from trainer_core.job_file import parse_job
 from trainer_core.objective import Objective
-from trainer_core.optim import make_clip, make_optimizer
+from trainer_core.optim import make_clip
+from trainer_core.optimizers import make_optimizer
 from trainer_core.setup import prepare
 from trainer_core.step import train_step
 
@@ -31,7 +32,7 @@ def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pict
     )
     plan = BatchPlan(setup.samples, setup.job.datasets, caches, batch_size=2, caption_dropout=0, seed=0)
     objective, clip = Objective(setup.job.flow, torch.float32, 0), make_clip(setup.job.optimizer)
-    optimizer, router = make_optimizer(setup.job.optimizer, parameters.values()), TokenRouter(transformer, setup.spans)
+    optimizer, router = make_optimizer(setup.job.optimizer, parameters.values(), 0), TokenRouter(transformer, setup.spans)
     first, last = (
         train_step(transformer, optimizer, plan, objective, router, clip, step=step, accumulation=2) for step in (2, 3)
     )
