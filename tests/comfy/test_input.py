@@ -36,7 +36,8 @@ def test_tread_routes_reach_the_training(server: Server, example: Prompt) -> Non
     outcome = queue(server.url, prompt | {"route": {"class_type": "TREADRoute", "inputs": inputs}})
     assert outcome.status == "success", outcome.error
     manifest = json.loads((next(server.runs_dir.glob("routed-*")) / "manifest.json").read_text(encoding="utf-8"))
-    assert manifest["routes"] == [{"ratio": 0.5, "first": 1, "last": 4}]
+    expected = {"ratio": 0.5, "first": 1, "last": 4, "until_step": None, "keep_masked": True}
+    assert manifest["routes"] == [expected]
 
 
 def test_routes_that_the_base_cannot_take_are_named_on_the_node(server: Server, example: Prompt) -> None:
