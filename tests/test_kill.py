@@ -61,7 +61,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, cache, optimizer
     straight, run_dir = run_in_process(job, tmp_path / "straight", cache), run_dir_for(job, tmp_path / "killed")
 
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["support"])
+    processes.set_forkserver_preload(["trainer_core.train", "trainer_core.optimizers", "bitsandbytes"])
     dice, deaths = random.Random(optimizer), 0
     while run_dir.result() is None:
         child = processes.Process(target=train, args=(data, tmp_path / "killed", cache))
