@@ -4,6 +4,7 @@ The trainer is a real process, killed with SIGKILL: at random moments, and each 
 be half written. FLUX_LORA_KILLS sets how often each optimiser is killed: few in CI, 20 before a release.
 """
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -19,7 +20,7 @@ from trainer_core.run_dir import RunDir, run_dir_for
 
 KILLS = int(os.environ.get("FLUX_LORA_KILLS", "3"))
 CLOCK = {"time", "seconds", "steps_per_second", "data_wait_share", "memory_gib", "path"}
-LONGEST_LIFE = 2.0  # seconds until a random kill, from the run's start on
+LONGEST_LIFE = 0.4  # seconds until a random kill, from the training's start on
 
 
 def train(data: dict, out: Path, cache: Path) -> None:
@@ -49,7 +50,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, cache, optimizer
         flow={"caption_dropout_probability": 0.3},
         validation={"eval_steps_interval": 4},
         training={
-            "max_train_steps": 14,
+            "max_train_steps": 8 + 2 * KILLS,
             "gradient_accumulation_steps": 2,
             "checkpoint_step_interval": 1,
             "use_ema": True,
@@ -71,7 +72,7 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, cache, optimizer
         child.join(120)
         assert child.exitcode in (0, -9)
 
-    assert deaths >= KILLS // 2, "it came to its end before it could be killed"
+    assert deaths == KILLS, "it came to its end before it could be killed so often"
     resumed = run_dir.result()
     for name in ("lora", "ema_lora", "best_lora"):
         assert Path(resumed[name]).read_bytes() == Path(straight[name]).read_bytes(), name
@@ -82,13 +83,12 @@ def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path, cache, optimizer
 
 
 def wait_and_kill(child, run_dir: RunDir, dice: random.Random, *, inside_save: bool) -> bool:
-    """Kill the child at a random moment, or inside a save; False if it had ended by itself."""
-    life = dice.uniform(0, LONGEST_LIFE)
-    while child.is_alive() and not run_dir.checkpoints_dir.exists():
+    """Kill the child at a random moment of its training, or inside a save; False if it had ended by itself."""
+    life, starts, old = dice.uniform(0, LONGEST_LIFE), num_starts(run_dir), partials(run_dir)
+    while child.is_alive() and num_starts(run_dir) == starts:
         time.sleep(0.002)  # its start, which is the same each time, would swallow most kills
     if inside_save:
-        deadline = time.monotonic() + 20
-        while child.is_alive() and not list(run_dir.checkpoints_dir.glob("*.partial")) and time.monotonic() < deadline:
+        while child.is_alive() and partials(run_dir) <= old:
             time.sleep(0.0005)
     else:
         child.join(life)
@@ -96,3 +96,16 @@ def wait_and_kill(child, run_dir: RunDir, dice: random.Random, *, inside_save: b
         return False
     child.kill()
     return True
+
+
+def num_starts(run_dir: RunDir) -> int:
+    return sum(event["event"] == "started" for event in EventReader(run_dir.events_path).new())
+
+
+def partials(run_dir: RunDir) -> set[tuple[str, int]]:
+    """The half-written checkpoints; the folder's number tells one from an older of its name."""
+    found = set()
+    for path in run_dir.checkpoints_dir.glob("*.partial"):
+        with contextlib.suppress(FileNotFoundError):  # complete by now
+            found.add((path.name, path.stat().st_ino))
+    return found
