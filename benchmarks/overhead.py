@@ -25,6 +25,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainer_core import demo, flow
+from trainer_core.adapter.plan import plan_adapter
 from trainer_core.context import RunContext
 from trainer_core.data.batches import Batch, BatchPlan
 from trainer_core.events import Event, EventLog
@@ -134,7 +135,8 @@ def make_setup(model: str, folder: Path) -> Setup:
         for name, tensor in empty_transformer(shape).state_dict().items()
     }
     save_file(state, path)
-    return replace(setup, shape=shape, files=replace(setup.files, transformer=path))
+    adapter = plan_adapter(empty_transformer(shape), job.lora)
+    return replace(setup, shape=shape, adapter=adapter, files=replace(setup.files, transformer=path))
 
 
 if __name__ == "__main__":

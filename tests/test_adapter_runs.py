@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from support import Command, job_data, make_pictures, run_in_process
-from trainer_core.adapter.dropout import SeededDropout, seed_dropouts
+from trainer_core.adapter.dropout import SeededDropout, find_dropouts, seed_dropouts
 from trainer_core.errors import StopRequested
 from trainer_core.events import EventReader
 from trainer_core.job_file import parse_job
@@ -125,7 +125,7 @@ def test_a_wrong_choice_of_layers_is_an_error_before_anything_is_loaded(tmp_path
 
 def test_the_share_of_zeroes_is_the_one_asked_for_and_the_mean_stays():
     dropout, x = SeededDropout(0.25, seed=1, layer="a"), torch.ones(2, 64, 256)
-    seed_dropouts(dropout, step=3, first=0)
+    seed_dropouts([dropout], step=3, first=0)
     dropped = dropout(x)
     assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.01)
@@ -137,12 +137,12 @@ def test_the_share_of_zeroes_is_the_one_asked_for_and_the_mean_stays():
 def test_a_mask_belongs_to_seed_step_sample_and_layer():
     def mask(seed: int = 1, layer: str = "a", step: int = 3, first: int = 5) -> torch.Tensor:
         dropout = SeededDropout(0.5, seed, layer)
-        seed_dropouts(dropout, step=step, first=first)
+        seed_dropouts([dropout], step=step, first=first)
         return dropout(torch.ones(1, 8, 8))
 
     assert torch.equal(mask(), mask())
     others = (mask(seed=2), mask(layer="b"), mask(step=4), mask(first=6))
     assert not any(torch.equal(mask(), other) for other in others)
     both = SeededDropout(0.5, 1, "a")
-    seed_dropouts(both, step=3, first=4)
+    seed_dropouts(find_dropouts(both), step=3, first=4)
     assert torch.equal(both(torch.ones(2, 8, 8))[1:], mask())

@@ -13,7 +13,7 @@ from trainer_core.objective import Objective
 from trainer_core.optim import make_clip
 from trainer_core.optimizers import make_optimizer
 from trainer_core.setup import prepare
-from trainer_core.step import train_step
+from trainer_core.step import Update, train_step
 
 
 def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pictures, cache):
@@ -33,9 +33,8 @@ def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pict
     plan = BatchPlan(setup.samples, setup.job.datasets, caches, batch_size=2, caption_dropout=0, seed=0)
     objective, clip = Objective(setup.job.flow, torch.float32, 0), make_clip(setup.job.optimizer)
     optimizer, router = make_optimizer(setup.job.optimizer, parameters.values(), 0), TokenRouter(transformer, setup.spans)
-    first, last = (
-        train_step(transformer, optimizer, plan, objective, router, clip, step=step, accumulation=2) for step in (2, 3)
-    )
+    update = Update(optimizer, clip)
+    first, last = (train_step(transformer, update, plan, objective, router, (), step=step, accumulation=2) for step in (2, 3))
     batches = [plan.batch(number) for number in (4, 5)]
     assert first.names == tuple(name for batch in batches for name in batch.names) and len(first.names) == 4
     drawn = [objective.draw(batch.latent_BCHW, 2, position).sigma_B for position, batch in zip((0, 2), batches, strict=True)]

@@ -6,7 +6,7 @@ same noisy latent, sigma, guidance and text, and with no tokens left out. That c
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from . import flow
-from .adapter.dropout import seed_dropouts
+from .adapter.dropout import SeededDropout, seed_dropouts
 from .adapter.switch import adapter_off
 from .data.batches import Batch, BatchPlan
 from .errors import JobError
@@ -25,7 +25,12 @@ from .flux.routing import TokenRouter
 from .objective import Objective, attention_mask
 from .tread import draw_routes
 
-Clip = Callable[[list[Parameter]], Tensor]
+
+class Update(NamedTuple):
+    """How gradients become new weights; `clip` limits them in place and returns the norm that they had."""
+
+    optimizer: torch.optim.Optimizer
+    clip: Callable[[list[Parameter]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,18 @@ class Judged(NamedTuple):
 
 
 def flow_loss(
-    transformer: FluxTransformer2DModel, batch: Batch, objective: Objective, router: TokenRouter, *, step: int, first: int
+    transformer: FluxTransformer2DModel,
+    batch: Batch,
+    objective: Objective,
+    router: TokenRouter,
+    dropouts: Sequence[SeededDropout] = (),
+    *,
+    step: int,
+    first: int,
 ) -> Judged:
     """The float32 loss of each sample. `first` is the position of the batch's first sample among those of the step: what is
     drawn belongs to the sample, however the step is divided into batches."""
-    seed_dropouts(transformer, step=step, first=first)
+    seed_dropouts(dropouts, step=step, first=first)
     draw = objective.draw(batch.latent_BCHW, step, first)
     x_BCHW = flow.add_noise(batch.latent_BCHW, draw.input_noise_BCHW, draw.sigma_B)
     text_mask_BL = attention_mask(objective.spec, batch.text_mask_BL)
@@ -77,11 +89,11 @@ def flow_loss(
 
 def train_step(
     transformer: FluxTransformer2DModel,
-    optimizer: torch.optim.Optimizer,
+    update: Update,
     plan: BatchPlan,
     objective: Objective,
     router: TokenRouter,
-    clip: Clip,
+    dropouts: Sequence[SeededDropout],
     *,
     step: int,
     accumulation: int,
@@ -97,15 +109,17 @@ def train_step(
     names = tuple(name for batch in batches for name in batch.names)
     shares, judged, first = [], [], 0
     for batch in batches:
-        outcome = flow_loss(transformer, batch, objective, router, step=step, first=first)
+        outcome = flow_loss(transformer, batch, objective, router, dropouts, step=step, first=first)
         share = outcome.losses_B.sum() / len(names)
         share.backward()
         shares.append(share.detach())
         judged.append(outcome._replace(losses_B=outcome.losses_B.detach()))
         first += len(batch.names)
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = [parameter for group in update.optimizer.param_groups for parameter in group["params"]]
     loss = torch.stack(shares).sum()
-    numbers = torch.cat([loss[None], clip(parameters).to(loss)[None], *(outcome.losses_B for outcome in judged)]).tolist()
+    numbers = torch.cat(
+        [loss[None], update.clip(parameters).to(loss)[None], *(outcome.losses_B for outcome in judged)]
+    ).tolist()
     record = StepRecord(
         loss=numbers[0],
         grad_norm=numbers[1],
@@ -118,8 +132,8 @@ def train_step(
     )
     if not math.isfinite(record.loss + record.grad_norm):
         raise JobError(explain_not_finite(step, record))
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    update.optimizer.step()
+    update.optimizer.zero_grad(set_to_none=True)
     return record
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 
+from .adapter.dropout import find_dropouts
 from .context import RunContext
 from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
@@ -23,7 +24,7 @@ from .optim import learning_rate_at, make_clip, set_learning_rate
 from .run_dir import CONTINUE, PAUSE, SAMPLE, SAVE, RunDir, write_atomically
 from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
-from .step import StepRecord, train_step
+from .step import StepRecord, Update, train_step
 from .trainee import Trainee, build_trainee
 from .validation.evaluate import evaluate
 from .validation.pictures import draw_before_after, draw_loss_curve
@@ -106,7 +107,8 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
     job, training, history = setup.job, setup.job.training, trainee.history
-    objective, clip = Objective(job.flow, setup.dtype, training.seed), make_clip(job.optimizer)
+    objective, update = Objective(job.flow, setup.dtype, training.seed), Update(trainee.optimizer, make_clip(job.optimizer))
+    dropouts = find_dropouts(trainee.transformer)
     plan = BatchPlan(
         setup.samples,
         job.datasets,
@@ -121,15 +123,16 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         began = time.monotonic()
         learning_rate = learning_rate_at(job.optimizer, step, setup.num_steps)
         set_learning_rate(trainee.optimizer, learning_rate)
-        trainee.transformer.train()
+        if not trainee.transformer.training:  # pictures leave it otherwise; the switch itself walks through every module
+            trainee.transformer.train()
         with memory_watched(job, f"step {step + 1}"):
             record = train_step(
                 trainee.transformer,
-                trainee.optimizer,
+                update,
                 plan,
                 objective,
                 trainee.router,
-                clip,
+                dropouts,
                 step=step,
                 accumulation=training.gradient_accumulation_steps,
             )

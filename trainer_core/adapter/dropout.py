@@ -6,6 +6,8 @@ one would have drawn, and five samples at once are masked as five one by one. Co
 is drawn on the activations' device, so it differs between a CPU and a card.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -36,8 +38,12 @@ class SeededDropout(nn.Module):
         return torch.rand(like.shape, generator=random, device=like.device) >= self.share
 
 
-def seed_dropouts(model: nn.Module, *, step: int, first: int) -> None:
-    """Tell every dropout of the model the step, and the position of the batch's first sample among those of the step."""
-    for module in model.modules():
-        if isinstance(module, SeededDropout):
-            module.step, module.first = step, first
+def find_dropouts(model: nn.Module) -> tuple[SeededDropout, ...]:
+    """Every dropout of the model."""
+    return tuple(module for module in model.modules() if isinstance(module, SeededDropout))
+
+
+def seed_dropouts(dropouts: Iterable[SeededDropout], *, step: int, first: int) -> None:
+    """Tell the dropouts the step, and the position of the batch's first sample among those of the step."""
+    for dropout in dropouts:
+        dropout.step, dropout.first = step, first
