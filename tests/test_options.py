@@ -12,9 +12,13 @@ from safetensors.torch import load_file
 
 from support import job_data, run_in_process
 from trainer_core.job_file import parse_job
+from trainer_core.run_dir import RunDir
 from trainer_core.specs.adapter import LoraSpec
+from trainer_core.specs.base import MODEL_FILE_FIELDS, BaseModelSpec
+from trainer_core.specs.dataset import DatasetSpec
 from trainer_core.specs.flow import FlowSpec
 from trainer_core.specs.optimizer import OptimizerSpec
+from trainer_core.specs.training import TrainingSpec
 from trainer_core.specs.tread import TreadRoute
 
 BETA = {"flow_use_beta_schedule": True}
@@ -86,8 +90,52 @@ ROUTES = {
     "end_layer_idx": (-3, {}),
     "anneal_from": (0.5, {}),
 }
-PARTS = {"flow": FLOW, "optimizer": OPTIMIZER, "lora": LORA, "routes": ROUTES}
-ELSEWHERE = {"init_lora": "test_init_lora.py", "keep_masked": "test_masks.py"}  # these need a file of their own to start from
+TRAINING = {
+    "max_train_steps": (3, {}),
+    "train_batch_size": (1, {}),
+    "gradient_accumulation_steps": (2, {}),
+    "seed": (7, {}),
+    "num_train_epochs": (1, {"max_train_steps": 0, "num_train_epochs": 2}),
+}
+DATASETS = {
+    "caption_strategy": ("filename", {}),
+    "instance_prompt": ("a dog", {"caption_strategy": "instanceprompt", "instance_prompt": "a cat"}),
+    "resolution": (48, {}),
+    "repeats": (2, {}),
+}
+BASE = {"mixed_precision": ("bf16", {})}
+PARTS = {
+    "flow": FLOW,
+    "optimizer": OPTIMIZER,
+    "lora": LORA,
+    "routes": ROUTES,
+    "training": TRAINING,
+    "datasets": DATASETS,
+    "base": BASE,
+}
+# what needs files of its own, or changes what is written, shown or remembered rather than what is trained: where its test is
+ELSEWHERE = {
+    "init_lora": "test_init_lora.py",
+    "keep_masked": "test_masks.py",
+    "dataset_type": "test_evaluate.py",
+    "is_regularisation_data": "test_regularisation.py",
+    "mask_data_dir": "test_masks.py",
+    "mask_background_weight": "test_masks.py",
+    "mask_normalise_area": "test_masks.py",
+    "assistant_lora_path": "test_init_lora.py",
+    "assistant_lora_strength": "test_init_lora.py",
+    "assistant_lora_inference_strength": "test_init_lora.py",
+    "gradient_checkpointing": "test_run.py",
+    "gradient_checkpointing_interval": "test_run.py",
+    "checkpoint_step_interval": "test_run.py",
+    "checkpoints_total_limit": "test_run.py",
+    "log_interval": "test_loop.py",
+    "use_ema": "test_loop.py",
+    "ema_decay": "test_loop.py",
+    "ema_update_interval": "test_loop.py",
+    "ema_validation": "test_loop.py",
+}
+NAMES = {"id", "instance_data_dir", "model_flavour", "device", *MODEL_FILE_FIELDS}  # which data, base and machine
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +145,17 @@ def known() -> dict:
 
 
 def trained(out: Path, pictures: Path, cache: Path, part: str, fields: dict[str, Any]) -> dict:
-    """The LoRA's tensors after four steps."""
+    """The LoRA's tensors after four steps; the manifest says what they were trained with."""
     lora = {"lora_save_precision": "fp32"}
     data = job_data(pictures, lora=lora, training={"max_train_steps": 4})
-    data[part] = [ROUTE | fields] if part == "routes" else data.get(part, {}) | fields
-    return load_file(run_in_process(parse_job(data), out, cache)["lora"])
+    if part in ("routes", "datasets"):
+        data[part] = [(ROUTE if part == "routes" else data[part][0]) | fields]
+    else:
+        data[part] = data.get(part, {}) | fields
+    result = run_in_process(parse_job(data), out, cache)
+    shown = json.loads(RunDir(Path(result["run_dir"])).manifest_path.read_text())["job"][part]
+    assert {field: (shown[0] if isinstance(shown, list) else shown)[field] for field in fields} == fields
+    return load_file(result["lora"])
 
 
 ROWS = [(part, field, value, others) for part, table in PARTS.items() for field, (value, others) in table.items()]
@@ -121,6 +175,16 @@ def test_an_option_changes_what_is_trained(tmp_path, pictures, cache, known, par
 
 
 def test_the_table_has_every_option():
-    specs = {"flow": FlowSpec, "optimizer": OptimizerSpec, "lora": LoraSpec, "routes": TreadRoute}
+    specs = {
+        "flow": FlowSpec,
+        "optimizer": OptimizerSpec,
+        "lora": LoraSpec,
+        "routes": TreadRoute,
+        "training": TrainingSpec,
+        "datasets": DatasetSpec,
+        "base": BaseModelSpec,
+    }
     for part, spec in specs.items():
-        assert PARTS[part].keys() == spec.model_fields.keys() - ELSEWHERE.keys()
+        assert PARTS[part].keys() == spec.model_fields.keys() - ELSEWHERE.keys() - NAMES
+    for field, file in ELSEWHERE.items():
+        assert field in (Path(__file__).parent / file).read_text(encoding="utf-8"), f"{file} does not test {field}"

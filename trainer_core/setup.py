@@ -110,10 +110,10 @@ def read_initial(job: TrainJob, shape: FluxShape) -> tuple[dict[str, AdaptedModu
     """What init_lora settles: layers with their rank and alpha, and the parts to start from. JobError names a wrong file,
     and one of the assistant's."""
     if job.base.assistant_lora_path:
-        read_adapter(Path(job.base.assistant_lora_path).expanduser(), shape)
+        read_adapter(Path(job.base.assistant_lora_path.strip()).expanduser(), shape)
     if not job.lora.init_lora:
         return {}, {}
-    given, initial = initial_parts(initial_factors(Path(job.lora.init_lora).expanduser(), shape, job.lora.lora_type))
+    given, initial = initial_parts(initial_factors(Path(job.lora.init_lora.strip()).expanduser(), shape, job.lora.lora_type))
     log.warning("%d layers start from init_lora, with the rank and alpha that they have in that file", len(given))
     return given, initial
 
@@ -148,6 +148,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
     }
     manifest = {
         "run_id": run_dir.run_id,
+        "job": setup.job.model_dump(mode="json", exclude={"metadata"}),
         "steps": setup.num_steps,
         "verified": read_json(run_dir.manifest_path).get("verified", {}) if run_dir.manifest_path.exists() else {},
         "versions": {"flux-lora": __version__, "python": platform.python_version(), **versions},

@@ -55,7 +55,7 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     context.events.phase("load", 0, 1)
     transformer = load_transformer(setup.files.transformer, setup.dtype, setup.device)
     helper = setup.job.base.assistant_lora_path
-    assistant = add_assistant(transformer, Path(helper).expanduser(), setup.shape) if helper else None
+    assistant = add_assistant(transformer, Path(helper.strip()).expanduser(), setup.shape) if helper else None
     parameters = add_adapter(transformer, setup.adapter, training.seed, setup.initial)
     if training.gradient_checkpointing:
         recompute_blocks(transformer, training.gradient_checkpointing_interval)

@@ -1,7 +1,7 @@
 """Teach pico one new figure and see what else changes: python -m tools.pretrain_pico.subject --data DIR --out DIR  (3 minutes).
 
 The figure (a drawing that is in no font) is trained in twelve scenes under a trigger word, once with regularisation pictures of
-64 emoji and once without. Judged with always the same noise are the figure in eight scenes that were not trained, and 64 other
+256 emoji and once without. Judged with always the same noise are the figure in eight scenes that were not trained, and 64 other
 emoji that are in neither set: the first loss should fall, the second stay.
 """
 
@@ -31,7 +31,7 @@ from .demo_pictures import png
 from .scene import PLAIN, Scene, caption, draw, random_scene
 
 TRIGGER = "zorb"
-TRAINED_SCENES, HELD_OUT_SCENES, OTHERS = 12, 8, 64
+TRAINED_SCENES, HELD_OUT_SCENES, KEPT, OTHERS = 12, 8, 256, 64
 SIDE = 128
 
 
@@ -66,15 +66,15 @@ def write_pictures(data_dir: Path, out: Path) -> None:
     for number in range(HELD_OUT_SCENES):
         write(out / "held_out", number, zorb, TRIGGER, scenes[TRAINED_SCENES + number])
     subjects, glyphs = data.load(data_dir)
-    chosen = chance.sample(range(len(subjects)), 2 * OTHERS)
+    chosen = chance.sample(range(len(subjects)), KEPT + OTHERS)
     for number, index in enumerate(chosen):
-        folder = out / ("kept" if number < OTHERS else "others")
+        folder = out / ("kept" if number < KEPT else "others")
         write(folder, number, np.ascontiguousarray(glyphs[index]), subjects[index].name, PLAIN)
 
 
 def job(pictures: Path, *, regularised: bool) -> TrainJob:
     """The figure's pictures as often as the emoji to keep, so that each makes half of the samples."""
-    repeats = OTHERS // TRAINED_SCENES - 1
+    repeats = KEPT // TRAINED_SCENES - 1
     datasets = [
         DatasetSpec(id="figure", instance_data_dir=str(pictures / "trained"), repeats=repeats),
         DatasetSpec(id="held_out", instance_data_dir=str(pictures / "held_out"), dataset_type="eval"),
@@ -86,8 +86,8 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
         name=f"subject-{'regularised' if regularised else 'plain'}",
         base=BaseModelSpec(model_flavour="pico"),
         datasets=tuple(datasets),
-        lora=LoraSpec(lora_rank=16, flux_lora_target="all+ffs"),
-        optimizer=OptimizerSpec(learning_rate=1e-3, lr_scheduler="cosine", lr_warmup_steps=20),
+        lora=LoraSpec(lora_rank=8, flux_lora_target="all+ffs"),
+        optimizer=OptimizerSpec(learning_rate=5e-4, lr_scheduler="cosine", lr_warmup_steps=20),
         flow=FlowSpec(flux_guidance_value=2.5),
         validation=ValidationSpec(
             validation_prompts=(

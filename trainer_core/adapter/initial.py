@@ -11,9 +11,10 @@ from .starts import Parts
 
 
 def initial_parts(adapter: AdapterFile) -> tuple[dict[str, AdaptedModule], dict[str, Parts]]:
-    """The file's layers as the plan and the builder take them: rank, alpha and sizes; and the tensors themselves."""
+    """The file's layers as the plan and the builder take them: rank, alpha and sizes; and the tensors. Each layer gets its
+    own, since those that a file keeps fused share one."""
     parts = {
-        name: {part.removeprefix("lokr_").removeprefix("hada_"): tensor for part, tensor in factors.tensors().items()}
+        name: {part.removeprefix("lokr_").removeprefix("hada_"): tensor.clone() for part, tensor in factors.tensors().items()}
         for name, factors in adapter.modules.items()
     }
     return {name: given_module(name, adapter.modules[name].alpha, tensors) for name, tensors in parts.items()}, parts
