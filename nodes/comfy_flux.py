@@ -29,7 +29,7 @@ from ..trainer_core.flux.text import load_clip, load_t5, load_tokenizer, token_i
 from ..trainer_core.specs.base import BaseModelSpec
 
 HEAD_DIM = 128
-LORA_SUFFIX = ".lora_A.weight"
+ADAPTED = (".lora_A.weight", ".lokr_w1", ".lokr_w1_a", ".hada_w1_a")  # one key of each adapted layer ends so
 
 Patcher = comfy.model_patcher.ModelPatcher
 Tokens = dict[str, list[list[tuple[int, float]]]]  # encoder -> batch of (token number, weight), as ComfyUI passes them
@@ -52,7 +52,8 @@ def apply_lora(model: Patcher, path: Path, strength: float) -> Patcher:
         return model
     lora = comfy.utils.load_torch_file(str(path), safe_load=True)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
-    unknown = sorted({key.removesuffix(LORA_SUFFIX) for key in lora if key.endswith(LORA_SUFFIX)} - names.keys())
+    layers = {key.removesuffix(suffix) for key in lora for suffix in ADAPTED if key.endswith(suffix)}
+    unknown = sorted(layers - names.keys())
     patches = comfy.lora.load_lora(comfy.lora_convert.convert_lora(lora), names)
     patched = model.clone()
     unmatched = unknown or sorted(map(str, patches.keys() - set(patched.add_patches(patches, strength))))

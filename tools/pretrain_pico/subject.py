@@ -87,7 +87,7 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
         base=BaseModelSpec(model_flavour="pico"),
         datasets=tuple(datasets),
         lora=LoraSpec(lora_rank=8, flux_lora_target="all+ffs"),
-        optimizer=OptimizerSpec(learning_rate=5e-4, lr_scheduler="cosine", lr_warmup_steps=20),
+        optimizer=OptimizerSpec(learning_rate=3e-4, lr_scheduler="cosine", lr_warmup_steps=20),
         flow=FlowSpec(flux_guidance_value=2.5),
         validation=ValidationSpec(
             validation_prompts=(
@@ -101,7 +101,7 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
             eval_steps_interval=100,
             num_eval_images=OTHERS,
         ),
-        training=TrainingSpec(max_train_steps=300, train_batch_size=8, gradient_checkpointing=False),
+        training=TrainingSpec(max_train_steps=200, train_batch_size=8, gradient_checkpointing=False),
     )
 
 
