@@ -98,10 +98,10 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
                 "automobile",
                 "tree",
             ),
-            eval_steps_interval=100,
+            eval_steps_interval=75,
             num_eval_images=OTHERS,
         ),
-        training=TrainingSpec(max_train_steps=200, train_batch_size=8, gradient_checkpointing=False),
+        training=TrainingSpec(max_train_steps=150, train_batch_size=8, gradient_checkpointing=False),
     )
 
 
