@@ -6,6 +6,7 @@ Reads the very files that are shipped, converted back to diffusers and transform
 - obedience: 100 prompts that mix a subject with a colour, a size or a place; colour is read off the corners, size and
   place off the pixels that differ from the background, the subject by retrieval among 100 subjects in the same scene;
 - swapped: a prompt exchanged for another, same noise, gives the other picture;
+- canvases: the same retrieval among the 100 originals on canvases of other sizes and aspects;
 - vae: error of encoding and decoding the originals.
 """
 
@@ -29,6 +30,7 @@ from . import data, export, files, model, text, vae
 from .scene import BACKGROUNDS, PLACES, PLAIN, Scene, caption, draw
 
 NUM_PROMPTS = 100
+CANVASES = ((48, 48), (96, 96), (128, 128), (48, 80), (96, 64))
 
 
 class Pico:
@@ -136,6 +138,19 @@ def retrieval(pico: Pico, names: list[str], glyphs: np.ndarray, chosen: list[int
     return {"among_100": of_hundred, "among_all": of_all, "swapped_prompt_followed": followed}, pictures
 
 
+def other_canvases(pico: Pico, names: list[str], glyphs: np.ndarray, chosen: list[int]) -> dict[str, int]:
+    """Of the hundred plain prompts, how many pictures lie nearest to their own original drawn on that canvas."""
+    right = {}
+    for canvas in CANVASES:
+        pictures = np.concatenate(
+            [pico.draw([names[i] for i in chosen[k : k + 25]], seed=1, canvas=canvas) for k in range(0, NUM_PROMPTS, 25)]
+        )
+        originals = np.stack([np.array(draw(np.ascontiguousarray(glyphs[i]), PLAIN, *canvas)) for i in chosen])
+        nearest = torch.cdist(small(pictures), small(originals)).argmin(dim=1)
+        right[f"{canvas[0]}x{canvas[1]}"] = (nearest == torch.arange(NUM_PROMPTS)).sum().item()
+    return right
+
+
 def obedience(pico: Pico, names: list[str], glyphs: np.ndarray, chosen: list[int]) -> tuple[dict, np.ndarray]:
     """How many composed prompts are obeyed in what they say of the scene, and in the subject too."""
     scenes = composed_scenes(seed=2)
@@ -186,6 +201,7 @@ def main() -> None:
     mse = float(((again / 255.0 - originals.permute(0, 2, 3, 1).numpy() / 2.0 - 0.5) ** 2).mean())
     sheet(np.concatenate([plain_pictures, composed_pictures])).save(arguments.sheet)
     report = {"subjects": len(names), "retrieval": found, "obedience": obeyed, "settings": pico.settings}
+    report["canvases"] = other_canvases(pico, names, glyphs, chosen)
     report["vae_psnr_db"] = round(-10.0 * float(np.log10(mse)), 2)
     report["latent_std"] = [round(value, 2) for value in latent.std(dim=(0, 2, 3)).tolist()]
     print(json.dumps(report, indent=2))

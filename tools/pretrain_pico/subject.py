@@ -73,8 +73,8 @@ def write_pictures(data_dir: Path, out: Path) -> None:
 
 
 def job(pictures: Path, *, regularised: bool) -> TrainJob:
-    """The figure's pictures as often as the emoji to keep, so that each makes half of the samples."""
-    repeats = KEPT // TRAINED_SCENES - 1
+    """The figure's pictures half as often as the emoji to keep: they make a third of the samples."""
+    repeats = KEPT // TRAINED_SCENES // 2
     datasets = [
         DatasetSpec(id="figure", instance_data_dir=str(pictures / "trained"), repeats=repeats),
         DatasetSpec(id="held_out", instance_data_dir=str(pictures / "held_out"), dataset_type="eval"),
@@ -87,7 +87,7 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
         base=BaseModelSpec(model_flavour="pico"),
         datasets=tuple(datasets),
         lora=LoraSpec(lora_rank=8, flux_lora_target="all+ffs"),
-        optimizer=OptimizerSpec(learning_rate=3e-4, lr_scheduler="cosine", lr_warmup_steps=20),
+        optimizer=OptimizerSpec(learning_rate=5e-4, lr_scheduler="cosine", lr_warmup_steps=20),
         flow=FlowSpec(flux_guidance_value=2.5),
         validation=ValidationSpec(
             validation_prompts=(
@@ -98,10 +98,10 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
                 "automobile",
                 "tree",
             ),
-            eval_steps_interval=75,
+            eval_steps_interval=100,
             num_eval_images=OTHERS,
         ),
-        training=TrainingSpec(max_train_steps=150, train_batch_size=8, gradient_checkpointing=False),
+        training=TrainingSpec(max_train_steps=300, train_batch_size=8, gradient_checkpointing=False),
     )
 
 
