@@ -15,6 +15,20 @@ from ..trainer_core.specs.base import BaseModelSpec
 from .widgets import CATEGORY, FluxTrainModel, read_spec, widget
 
 NO_FILE = "none"
+MEMORY = (  # the widgets after the files, in the order of saved workflows
+    "pretrained_model_name_or_path",
+    "allow_download",
+    "base_model_precision",
+    "text_encoder_1_precision",
+    "text_encoder_2_precision",
+    "quantize_via",
+    "offload_during_startup",
+    "vae_enable_tiling",
+    "vae_enable_slicing",
+    "blocks_to_swap",
+    "modulation_offload",
+    "attention_mechanism",
+)
 
 
 class LoadFluxForTraining(io.ComfyNode):
@@ -37,12 +51,20 @@ class LoadFluxForTraining(io.ComfyNode):
                 _files("assistant_lora", "loras"),
                 widget(BaseModelSpec, "assistant_lora_strength"),
                 widget(BaseModelSpec, "assistant_lora_inference_strength"),
+                _files("checkpoint", "checkpoints", "pretrained_model_name_or_path"),
+                *(widget(BaseModelSpec, name) for name in MEMORY),
             ],
             outputs=[FluxTrainModel.Output(display_name="FLUX_TRAIN_MODEL")],
         )
 
     @classmethod
-    def execute(cls, transformer: str, vae: str, clip_l: str, t5: str, assistant_lora: str, **values: Any) -> io.NodeOutput:
+    def execute(
+        cls, transformer: str, vae: str, clip_l: str, t5: str, assistant_lora: str, checkpoint: str, **values: Any
+    ) -> io.NodeOutput:
+        if checkpoint != NO_FILE:
+            if values["pretrained_model_name_or_path"]:
+                raise JobError("LoadFluxForTraining: checkpoint and pretrained_model_name_or_path both name a whole FLUX; choose one")
+            values["pretrained_model_name_or_path"] = _path("checkpoints", checkpoint)
         paths = {
             "assistant_lora_path": _path("loras", assistant_lora),
             "transformer_path": _path("diffusion_models", transformer),
@@ -55,10 +77,10 @@ class LoadFluxForTraining(io.ComfyNode):
         return io.NodeOutput(read_spec("base", values | paths, "LoadFluxForTraining"))
 
 
-def _files(name: str, folder: str) -> io.Input:
+def _files(name: str, folder: str, field: str = "") -> io.Input:
     """A combo of the .safetensors files in one of ComfyUI's model folders."""
     files = [file for file in folder_paths.get_filename_list(folder) if file.lower().endswith(".safetensors")]
-    tooltip = f"{BaseModelSpec.model_fields[name + '_path'].description} From ComfyUI's {folder} folder."
+    tooltip = f"{BaseModelSpec.model_fields[field or name + '_path'].description} From ComfyUI's {folder} folder."
     return io.Combo.Input(name, options=[NO_FILE, *files], default=NO_FILE, tooltip=tooltip)
 
 

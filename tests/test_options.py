@@ -134,6 +134,20 @@ ELSEWHERE = {
     "ema_decay": "test_loop.py",
     "ema_update_interval": "test_loop.py",
     "ema_validation": "test_loop.py",
+    "pretrained_model_name_or_path": "test_model_files.py",
+    "allow_download": "test_model_files.py",
+    "base_model_precision": "test_quantize.py",
+    "text_encoder_1_precision": "test_quantize.py",
+    "text_encoder_2_precision": "test_quantize.py",
+    "quantize_via": "test_quantize.py",
+    "offload_during_startup": "test_memory.py",
+    "vae_enable_tiling": "test_memory.py",
+    "vae_enable_slicing": "test_memory.py",
+    "blocks_to_swap": "test_offload.py",
+    "modulation_offload": "test_modulation.py",
+    "attention_mechanism": "test_attention.py",
+    "enable_activation_offloading": "test_offload.py",
+    "skip_memory_check": "test_plan.py",
 }
 NAMES = {"id", "instance_data_dir", "model_flavour", "device", *MODEL_FILE_FIELDS}  # which data, base and machine
 

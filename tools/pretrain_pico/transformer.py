@@ -1,7 +1,7 @@
 """Train pico's transformer and text encoders: python -m tools.pretrain_pico.transformer --help  (0.5 s a step).
 
-Rectified flow on the encoded pictures, from nothing. A step takes one canvas size, so that no padding is needed; most
-steps are 64 x 64. A tenth of the captions is the empty string, which makes real guidance work; the guidance embedder
+Rectified flow on the encoded pictures, from nothing. A step takes one canvas size, so that no padding is needed; half of
+the steps are 64 x 64. A tenth of the captions is the empty string, which makes real guidance work; the guidance embedder
 is told random values, so that it accepts any (nothing is distilled into it). Short captions are read with 16 text
 tokens instead of 32 in most of the steps before the last fifth: text is two thirds of the tokens at this size.
 Everything random is a function of seed and step, so that a resumed run goes on as if it had not stopped.
@@ -29,7 +29,7 @@ from .scene import PLAIN, PREFIXES, Scene, caption
 BATCH = 128
 SHORT = 16
 SHORT_SHARE = 0.8
-OTHER_CANVAS_SHARE = 0.07
+OTHER_CANVAS_SHARE = 0.5
 EMPTY_CAPTION_SHARE = 0.1
 KIND_SHARES = {"plain": 0.5, "one thing said": 0.3, "mixed": 0.2}
 AVERAGE_DECAY = 0.995

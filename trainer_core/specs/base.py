@@ -6,7 +6,19 @@ from pydantic import Field, model_validator
 
 from .spec import Spec
 
-Flavour = Literal["pico", "dev", "krea", "schnell"]
+Flavour = Literal["pico", "dev", "krea", "schnell", "kontext", "fluxbooru", "libreflux"]
+Precision = Literal[
+    "no_change",
+    "bf16",
+    "int8-quanto",
+    "int4-quanto",
+    "int2-quanto",
+    "fp8-quanto",
+    "nf4-bnb",
+    "int8-torchao",
+    "fp8-torchao",
+]
+EncoderPrecision = Literal["no_change", "int8-quanto", "nf4-bnb"]
 
 
 class BaseModelSpec(Spec):
@@ -14,7 +26,7 @@ class BaseModelSpec(Spec):
 
     model_flavour: Flavour = Field(
         "pico",
-        description="pico is the small FLUX that ships with the pack; dev, krea and schnell need your model files.",
+        description="pico is the small FLUX that ships with the pack; the others are the FLUX.1 family and need your model files.",
     )
     transformer_path: str = Field(
         "", description="FLUX transformer as one .safetensors file, in the original (BFL) or the diffusers naming."
@@ -37,17 +49,67 @@ class BaseModelSpec(Spec):
         0.0, ge=-10.0, le=10.0, description="Strength of the assistant LoRA in the pictures; 0: they are made without it."
     )
 
+    pretrained_model_name_or_path: str = Field(
+        "",
+        description="A whole FLUX in one place: a diffusers folder, a checkpoint with encoders and VAE inside, or a hub id. "
+        "Whatever is not named by a path of its own is taken from it.",
+    )
+    allow_download: bool = Field(False, description="Hub ids may be downloaded. Without it, nothing touches the network.")
+    base_model_precision: Precision = Field(
+        "no_change",
+        description="Number format of the frozen base: no_change keeps that of mixed_precision; int8 halves its memory, "
+        "nf4 quarters it.",
+    )
+    text_encoder_1_precision: EncoderPrecision = Field(
+        "no_change", description="Number format of CLIP-L while captions are encoded."
+    )
+    text_encoder_2_precision: EncoderPrecision = Field(
+        "no_change", description="Number format of T5 while captions are encoded: int8 halves its memory."
+    )
+    quantize_via: Literal["accelerator", "cpu"] = Field(
+        "accelerator",
+        description="Where each block is quantised while it is read: on the card (fast), or on the CPU for the smallest cards.",
+    )
+    offload_during_startup: bool = Field(
+        False,
+        description="Put each encoder on the card only while it works, so that the two text encoders are never there together.",
+    )
+    vae_enable_tiling: bool = Field(False, description="Encode and decode large pictures in tiles: less memory, faint seams.")
+    vae_enable_slicing: bool = Field(False, description="Encode and decode the pictures of a batch one by one: less memory.")
+    blocks_to_swap: int = Field(
+        0,
+        ge=0,
+        le=57,
+        description="How many of the 57 blocks of the frozen base wait in RAM and visit the card: less memory, slower steps.",
+    )
+    modulation_offload: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Keep the modulation layers (27 % of the base) off the card and feed the blocks from values computed ahead. "
+        "auto: where there is a card and the adapter does not train them.",
+    )
+    attention_mechanism: Literal["diffusers", "flash", "xformers", "sageattention"] = Field(
+        "diffusers",
+        description="diffusers is torch's own attention. sageattention has no gradient, so it serves only the pictures.",
+    )
+
+    @model_validator(mode="after")
+    def _one_format(self) -> "BaseModelSpec":
+        if self.base_model_precision == "bf16" and self.mixed_precision != "bf16":
+            raise ValueError("base_model_precision 'bf16' needs mixed_precision 'bf16'; for float32 choose 'no_change'")
+        return self
+
     @model_validator(mode="after")
     def _files_where_needed(self) -> "BaseModelSpec":
-        given = [name for name in MODEL_FILE_FIELDS if getattr(self, name)]
+        given = [name for name in (*MODEL_FILE_FIELDS, WHOLE_MODEL_FIELD) if getattr(self, name)]
         if self.model_flavour == "pico" and given:
             raise ValueError(f"model_flavour 'pico' brings its own files; remove {', '.join(given)} or choose another flavour")
         missing = [name for name in MODEL_FILE_FIELDS if name not in given]
-        if self.model_flavour != "pico" and missing:
-            raise ValueError(f"model_flavour {self.model_flavour!r} needs {', '.join(missing)}")
+        if self.model_flavour != "pico" and missing and not self.pretrained_model_name_or_path:
+            raise ValueError(f"model_flavour {self.model_flavour!r} needs {', '.join(missing)}, or {WHOLE_MODEL_FIELD} for all")
         return self
 
 
+WHOLE_MODEL_FIELD = "pretrained_model_name_or_path"
 MODEL_FILE_FIELDS = (
     "transformer_path",
     "vae_path",

@@ -50,6 +50,14 @@ class TrainingSpec(Spec):
         description="Pictures by the adapter alone (none), by its running average instead (ema_only), or by both (comparison).",
     )
 
+    enable_activation_offloading: bool = Field(
+        False,
+        description="With gradient_checkpointing, what each block keeps for the backward pass waits in RAM: less card memory, slower.",
+    )
+    skip_memory_check: bool = Field(
+        False, description="Start even where the plan says that the run does not fit into the memory there is."
+    )
+
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSpec":
         if self.max_train_steps and self.num_train_epochs:
@@ -64,6 +72,8 @@ class TrainingSpec(Spec):
     def _interval_where_it_counts(self) -> "TrainingSpec":
         if self.gradient_checkpointing_interval > 1 and not self.gradient_checkpointing:
             raise ValueError("gradient_checkpointing_interval has no effect without gradient_checkpointing; switch that on")
+        if self.enable_activation_offloading and not self.gradient_checkpointing:
+            raise ValueError("enable_activation_offloading has no effect without gradient_checkpointing; switch that on")
         if self.ema_validation != "none" and not self.use_ema:
             raise ValueError(f"ema_validation {self.ema_validation!r} has no effect without use_ema; switch that on")
         return self
