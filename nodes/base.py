@@ -63,7 +63,9 @@ class LoadFluxForTraining(io.ComfyNode):
     ) -> io.NodeOutput:
         if checkpoint != NO_FILE:
             if values["pretrained_model_name_or_path"]:
-                raise JobError("LoadFluxForTraining: checkpoint and pretrained_model_name_or_path both name a whole FLUX; choose one")
+                raise JobError(
+                    "LoadFluxForTraining: checkpoint and pretrained_model_name_or_path both name a whole FLUX; choose one"
+                )
             values["pretrained_model_name_or_path"] = _path("checkpoints", checkpoint)
         paths = {
             "assistant_lora_path": _path("loras", assistant_lora),

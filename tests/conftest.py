@@ -19,3 +19,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for all runs of the session: entries are named by what they are made from."""
     return tmp_path_factory.mktemp("cache")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests run where they are asked for."""
+    if not os.environ.get("FLUX_LORA_SLOW"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: set FLUX_LORA_SLOW=1 to run it"))

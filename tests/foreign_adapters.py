@@ -7,9 +7,19 @@ import torch
 from torch import Tensor
 
 from trainer_core.flux.load import FluxShape, empty_transformer
-from trainer_core.flux.names import linear_names, norm_names, to_diffusers, to_original
+from trainer_core.flux.names import linear_names, norm_names, places, to_original
 
 Tensors = dict[str, Tensor]
+
+
+def to_diffusers(original: dict[str, Tensor], num_double: int, num_single: int, guidance: bool) -> dict[str, Tensor]:
+    """The original's tensors cut and renamed, as the loader reads them one at a time."""
+    found = places(num_double, num_single, guidance, original["img_in.weight"].shape[0])
+    tensors = {}
+    for name, place in found.items():
+        tensor = original[place.original][slice(*place.rows) if place.rows else slice(None)]
+        tensors[name] = torch.cat(tensor.chunk(2)[::-1]) if place.swapped_halves else tensor
+    return tensors
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,15 @@ MAY_CHANGE = (
     "training.log_interval",
     "training.ema_validation",
     "training.device",
+    "training.enable_activation_offloading",  # this and the rest: other memory, the same training
+    "training.skip_memory_check",
+    "base.offload_during_startup",
+    "base.vae_enable",
+    "base.blocks_to_swap",
+    "base.modulation_offload",
+    "base.attention_mechanism",
+    "base.quantize_via",
+    "base.allow_download",
 )
 
 

@@ -24,6 +24,7 @@ from .errors import JobError
 from .flux.files import ModelFiles, fingerprint, resolve_files
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
+from .flux.quantize import WHOLE, check_kernels, check_precision
 from .job import TrainJob
 from .optimizer_check import check_optimizer
 from .optimizers import effective
@@ -33,6 +34,7 @@ from .validation.sample import SamplerSettings, sampler_settings
 
 log = logging.getLogger(__name__)
 
+PRECISION_FIELDS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 
@@ -72,6 +74,9 @@ def prepare(job: TrainJob) -> Setup:
     device = pick_device(job.training.device)
     check_optimizer(job.optimizer, device)
     flavour = FLAVOURS[job.base.model_flavour]
+    for field in PRECISION_FIELDS:
+        check_precision(getattr(job.base, field), f"base.{field}")
+    check_kernels(job.base.base_model_precision, "base.base_model_precision", device)
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
     if job.flow.flux_attention_masked_training:
@@ -79,7 +84,8 @@ def prepare(job: TrainJob) -> Setup:
             "the text's padding is hidden in training and in the run's samples, but ComfyUI's own sampler does not hide it"
         )
     given, initial = read_initial(job, shape)
-    adapter = plan_adapter(empty_transformer(shape), job.lora, given)
+    quantised = job.base.base_model_precision not in WHOLE
+    adapter = plan_adapter(empty_transformer(shape), job.lora, given, quantised=quantised)
     eval_ids = {dataset.id for dataset in job.datasets if dataset.dataset_type == "eval"}
     everything = index_datasets(job.datasets, flavour)
     samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)

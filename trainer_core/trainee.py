@@ -16,7 +16,8 @@ from .checkpoint import restore_latest
 from .context import RunContext
 from .ema import Ema
 from .errors import JobError
-from .flux.load import load_transformer
+from .flux.load import FluxWeights, load_transformer, open_weights
+from .flux.quantize import make_quantiser
 from .flux.recompute import recompute_blocks
 from .flux.routing import TokenRouter
 from .history import History
@@ -49,14 +50,25 @@ class Trainee:
         return nullcontext() if self.assistant is None else self.assistant.at(strength)
 
 
+def load_base(setup: Setup) -> tuple[FluxWeights, FluxTransformer2DModel]:
+    """The frozen base in the precision that the job asks for, and its weights as they are in the file."""
+    base = setup.job.base
+    weights = open_weights(setup.files.transformer)
+    via = torch.device("cpu") if base.quantize_via == "cpu" else setup.device
+    quantiser = make_quantiser(base.base_model_precision, via)
+    return weights, load_transformer(weights, setup.dtype, setup.device, quantiser)
+
+
 def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     """The frozen base with the adapter on it and the optimiser, as new or as the newest checkpoint left them."""
     training = setup.job.training
     context.events.phase("load", 0, 1)
-    transformer = load_transformer(setup.files.transformer, setup.dtype, setup.device)
+    weights, transformer = load_base(setup)
     helper = setup.job.base.assistant_lora_path
     assistant = add_assistant(transformer, Path(helper.strip()).expanduser(), setup.shape) if helper else None
-    parameters = add_adapter(transformer, setup.adapter, training.seed, setup.initial)
+    parameters = add_adapter(
+        transformer, setup.adapter, training.seed, setup.initial, lambda layer: weights.read(f"{layer}.weight")
+    )
     if training.gradient_checkpointing:
         recompute_blocks(transformer, training.gradient_checkpointing_interval)
     optimizer = make_optimizer(setup.job.optimizer, parameters.values(), training.seed)

@@ -15,10 +15,10 @@ from diffusers import FluxTransformer2DModel
 from diffusers.hooks import HookRegistry, ModelHook
 from peft import LoHaConfig, LoKrConfig, LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from torch.nn import Parameter, functional
 
+from ..flux.quantize import dequantised
 from .dropout import SeededDropout
 from .factors import kronecker_output
 from .plan import FROM_THE_BASE, AdaptedModule, AdapterPlan
@@ -104,7 +104,7 @@ def _either(names: Iterable[str]) -> str:
 
 def _start_from_base(layer: Any, init: str, module: AdaptedModule, seed: int, unquantised: Weights | None) -> None:
     """A LoRA that remembers its start: pissa and olora are a part of the base, loftq of what quantisation took from it."""
-    weight_OI = dequantize_module_weight(layer.get_base_layer()).detach().float()
+    weight_OI = dequantised(layer.get_base_layer()).float()
     if init == "loftq":
         assert unquantised is not None, "loftq needs the weights as they were before quantisation"
         weight_OI = unquantised(module.name).to(weight_OI.device, torch.float32) - weight_OI

@@ -1,22 +1,26 @@
-"""A FLUX transformer from one file: its shape is read off the keys, its weights are renamed for diffusers.
+"""A FLUX transformer from its file: its shape is read off the keys, its weights come in under diffusers' names, one at a time.
 
-Reads the original (BFL) naming, with or without ComfyUI's prefix, and diffusers' own. Widths, depths and the guidance
-embedder come from the tensors, so the small built-in base and the full 19+38 blocks take the same way. The model is made on
-the meta device and takes over the file's tensors one by one, so the file is never in memory twice.
+Reads the original (BFL) naming and diffusers' own. Widths, depths and the guidance embedder come from the tensors, so the
+small built-in base and the full 19+38 blocks take the same way. The model is made on the meta device; then each layer in turn
+is read, brought to its format and its place, and quantised at once where that is wanted. So the whole model is never in memory
+in the file's format: the most that is needed beyond the result is one layer. Weights that stay as they are in the file, on
+the CPU, remain views of it.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
 
 from ..errors import JobError
-from .files import read_header, read_tensors
-from .names import to_diffusers
+from .names import Place, places
+from .quantize import Quantiser
+from .tensors import TensorSource, open_tensors, with_prefix
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 HEAD_DIM = 128
@@ -36,23 +40,46 @@ class FluxShape:
     guidance: bool
 
 
+@dataclass(frozen=True)
+class FluxWeights:
+    """The tensors of a FLUX transformer by diffusers' names, still in the file. `places` says what is read for each."""
+
+    source: TensorSource
+    shape: FluxShape
+    places: dict[str, Place]
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU and in the file's format."""
+        place = self.places[name]
+        tensor = self.source.read(place.original, place.rows)
+        return torch.cat(tensor.chunk(2)[::-1]) if place.swapped_halves else tensor
+
+
+def open_weights(path: Path) -> FluxWeights:
+    """The transformer in this file, checked by its header alone. JobError says what the file is instead, or what it lacks."""
+    source = _source(path)
+    shape = _read_shape(source)
+    found = _places(source, shape)
+    wrong = []
+    for name, tensor in empty_transformer(shape).state_dict().items():
+        place = found[name]
+        if place.original not in source.entries:
+            wrong.append(f"lacks {place.original}")
+            continue
+        stored = source.entries[place.original].shape
+        rows = place.rows[1] - place.rows[0] if place.rows else stored[0]
+        if (rows, *stored[1:]) != tensor.shape or (place.rows and place.rows[1] > stored[0]):
+            wrong.append(f"has another size of {place.original}")
+    unknown = source.entries.keys() - {place.original for place in found.values()}
+    wrong += [f"has {name}" for name in sorted(unknown)]
+    if wrong:
+        raise JobError(f"{path} does not fit FLUX.1: it {', '.join(wrong[:5])}; is it another model or a broken file?")
+    return FluxWeights(source, shape, found)
+
+
 def read_shape(path: Path) -> FluxShape:
     """The shape of the transformer in this file; JobError says what the file is instead."""
-    shapes = {name: entry["shape"] for name, entry in read_header(path).items() if name != "__metadata__"}
-    prefix = _prefix(shapes)
-    names = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
-    keys = _ORIGINAL if "img_in.weight" in names else _DIFFUSERS
-    if not {keys.image, keys.text, keys.pooled} <= names.keys():
-        raise JobError(f"{path} is not a FLUX.1 transformer: it has no {keys.image!r} (it holds {_guess(shapes)})")
-    return FluxShape(
-        num_double=_count(names, keys.double),
-        num_single=_count(names, keys.single),
-        width=names[keys.image][0],
-        in_channels=names[keys.image][1],
-        t5_width=names[keys.text][1],
-        clip_width=names[keys.pooled][1],
-        guidance=keys.guidance in names,
-    )
+    return open_weights(path).shape
 
 
 def empty_transformer(shape: FluxShape) -> FluxTransformer2DModel:
@@ -61,22 +88,29 @@ def empty_transformer(shape: FluxShape) -> FluxTransformer2DModel:
         return FluxTransformer2DModel(**config(shape))
 
 
-def load_transformer(path: Path, dtype: torch.dtype, device: torch.device) -> FluxTransformer2DModel:
-    """The frozen transformer in evaluation mode. JobError when the file lacks a tensor or is no FLUX."""
-    shape = read_shape(path)
-    prefix = _prefix(read_header(path))
-    read = read_tensors(path, lambda name: name.startswith(prefix), dtype, device)
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in read.items()}
-    if "img_in.weight" in tensors:
-        try:
-            tensors = to_diffusers(tensors, shape.num_double, shape.num_single, shape.guidance)
-        except KeyError as error:
-            raise JobError(f"{path} lacks the tensor {error}; download or copy it again") from None
-    model = empty_transformer(shape)
-    result = model.load_state_dict(tensors, strict=False, assign=True)
-    if result.missing_keys or result.unexpected_keys:
-        wrong = [f"lacks {name}" for name in result.missing_keys] + [f"has {name}" for name in result.unexpected_keys]
-        raise JobError(f"{path} does not fit FLUX.1: it {', '.join(wrong[:5])}; is it another model or a broken file?")
+def load_transformer(
+    weights: FluxWeights | Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantiser: Quantiser | None = None,
+    stays_on_host: Callable[[str], bool] = lambda name: False,
+) -> FluxTransformer2DModel:
+    """The frozen transformer in evaluation mode. Layers that stay on the host are neither quantised nor moved.
+
+    JobError when the file lacks a tensor or is no FLUX.
+    """
+    weights = open_weights(weights) if isinstance(weights, Path) else weights
+    model = empty_transformer(weights.shape)
+    for name, module in list(model.named_modules()):
+        own = [part for part, _ in module.named_parameters(recurse=False)]
+        on_host = stays_on_host(name)
+        quantised = quantiser is not None and quantiser.takes(name, module) and not on_host
+        place = torch.device("cpu") if on_host else quantiser.via if quantised else device
+        for part in own:
+            tensor = weights.read(f"{name}.{part}").to(place, dtype)
+            module.register_parameter(part, nn.Parameter(tensor, requires_grad=False))
+        if quantised:
+            model.set_submodule(name, quantiser.quantise(module).to(device))
     return model.requires_grad_(False).eval()
 
 
@@ -126,9 +160,38 @@ _DIFFUSERS = _Keys(
 )
 
 
-def _prefix(names: Iterable[str]) -> str:
-    """What stands before every name of the transformer: ComfyUI adds a prefix where it saves a whole checkpoint."""
-    return next(prefix for prefix in PREFIXES if not prefix or any(name.startswith(prefix) for name in names))
+def _source(path: Path) -> TensorSource:
+    """The transformer's tensors: without the prefix that ComfyUI adds where it saves a whole checkpoint."""
+    source = open_tensors(path)
+    prefix = next(prefix for prefix in PREFIXES if not prefix or any(name.startswith(prefix) for name in source.entries))
+    return with_prefix(source, prefix)
+
+
+def _read_shape(source: TensorSource) -> FluxShape:
+    shapes = {name: entry.shape for name, entry in source.entries.items()}
+    keys = _keys(source)
+    if not {keys.image, keys.text, keys.pooled} <= shapes.keys():
+        raise JobError(f"{source.path} is not a FLUX.1 transformer: it has no {keys.image!r} (it holds {_guess(shapes)})")
+    return FluxShape(
+        num_double=_count(shapes, keys.double),
+        num_single=_count(shapes, keys.single),
+        width=shapes[keys.image][0],
+        in_channels=shapes[keys.image][1],
+        t5_width=shapes[keys.text][1],
+        clip_width=shapes[keys.pooled][1],
+        guidance=keys.guidance in shapes,
+    )
+
+
+def _keys(source: TensorSource) -> _Keys:
+    return _ORIGINAL if _ORIGINAL.image in source.entries else _DIFFUSERS
+
+
+def _places(source: TensorSource, shape: FluxShape) -> dict[str, Place]:
+    """Where each of diffusers' tensors is read from."""
+    if _keys(source) is _ORIGINAL:
+        return places(shape.num_double, shape.num_single, shape.guidance, shape.width)
+    return {name: Place(name) for name in empty_transformer(shape).state_dict()}
 
 
 def _count(names: dict[str, Any], blocks: str) -> int:

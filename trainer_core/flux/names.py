@@ -22,6 +22,16 @@ class Name:
 
 SWAPPED_HALVES = "norm_out.linear"
 
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor of diffusers' is read from: the key in the file, and which of its rows; None: all of them."""
+
+    original: str
+    rows: tuple[int, int] | None = None
+    swapped_halves: bool = False
+
+
 _TOP = (
     Name("x_embedder", "img_in"),
     Name("context_embedder", "txt_in"),
@@ -90,25 +100,21 @@ def norm_names(num_double: int, num_single: int) -> list[Name]:
     ]
 
 
-def to_diffusers(original: dict[str, Tensor], num_double: int, num_single: int, guidance: bool) -> dict[str, Tensor]:
-    """Rename (and cut) the original's tensors; views wherever possible. KeyError names a tensor that is not there."""
-    width = original["img_in.weight"].shape[0]
-    tensors = {}
+def places(num_double: int, num_single: int, guidance: bool, width: int) -> dict[str, Place]:
+    """Where each of diffusers' tensors lies in a file of the original naming."""
+    found = {}
     for name in linear_names(num_double, num_single, guidance):
+        rows = (name.rows[0] * width, name.rows[1] * width) if name.rows else None
         for part in ("weight", "bias"):
-            tensor = original[f"{name.original}.{part}"]
-            if name.rows:
-                tensor = tensor[name.rows[0] * width : name.rows[1] * width]
-            if name.diffusers == SWAPPED_HALVES:
-                tensor = torch.cat(tensor.chunk(2)[::-1])
-            tensors[f"{name.diffusers}.{part}"] = tensor
+            swapped = name.diffusers == SWAPPED_HALVES
+            found[f"{name.diffusers}.{part}"] = Place(f"{name.original}.{part}", rows, swapped)
     for name in norm_names(num_double, num_single):
-        tensors[f"{name.diffusers}.weight"] = original[f"{name.original}.scale"]
-    return tensors
+        found[f"{name.diffusers}.weight"] = Place(f"{name.original}.scale")
+    return found
 
 
 def to_original(tensors: dict[str, Tensor], num_double: int, num_single: int, guidance: bool) -> dict[str, Tensor]:
-    """The inverse of `to_diffusers`."""
+    """diffusers' tensors joined and renamed to the original's."""
     parts: dict[str, list[Tensor]] = {}
     for name in linear_names(num_double, num_single, guidance):
         for part in ("weight", "bias"):

@@ -1,0 +1,154 @@
+"""The frozen base in fewer bits: one linear layer at a time, by the library that each name stands for.
+
+The names are SimpleTuner's. bitsandbytes keeps 4-bit NF4 with the scales quantised once more (QLoRA, Dettmers et al. 2023,
+https://arxiv.org/abs/2305.14314, section 3); optimum-quanto and torchao keep integers or 8-bit floats with a scale for each row
+or group. All only store fewer bits: in the forward and the backward pass a layer is brought back to the activations' format,
+so an adapter trains on it as on any layer. Each library is imported when its name is chosen.
+
+What stays as it is: `UNQUANTISED`, the layers through which everything enters and leaves, 0.4 % of the weights.
+"""
+
+import importlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from peft.utils.integrations import dequantize_module_weight
+from torch import Tensor, nn
+
+from ..errors import JobError
+
+UNQUANTISED = ("x_embedder", "context_embedder", "time_text_embed", "proj_out")
+WHOLE = ("no_change", "bf16")
+COMPILED = ("int4-quanto", "int2-quanto")
+MULTIPLE = 16  # torchao's kernels take layers whose sizes are multiples of this
+
+log = logging.getLogger(__name__)
+
+Quantise = Callable[[nn.Linear], nn.Module]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How one name quantises: its package as pip knows it, its module, and the bytes that a weight takes in the end."""
+
+    package: str
+    module: str
+    bytes_per_weight: float
+    quantise: Quantise
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """A method with the layers that it leaves alone and the device it works on."""
+
+    method: Method
+    unquantised: tuple[str, ...]
+    via: torch.device
+
+    def takes(self, name: str, module: nn.Module) -> bool:
+        """Whether the layer of this name is quantised; those of `unquantised` and all below them are not."""
+        if not isinstance(module, nn.Linear) or module.in_features % MULTIPLE or module.out_features % MULTIPLE:
+            return False
+        return not any(name == kept or name.startswith(f"{kept}.") for kept in self.unquantised)
+
+    def quantise(self, linear: nn.Linear) -> nn.Module:
+        """The layer in fewer bits; the given one is used up."""
+        return self.method.quantise(linear)
+
+
+def make_quantiser(precision: str, via: torch.device, unquantised: tuple[str, ...] = UNQUANTISED) -> Quantiser | None:
+    """The quantiser that this name stands for, working on a device; None where it leaves the base as it is."""
+    return None if precision in WHOLE else Quantiser(METHODS[precision], unquantised, via)
+
+
+def check_precision(precision: str, field: str) -> None:
+    """JobError when the package behind the name is not there or does not work; `field` is what to set otherwise."""
+    if precision in WHOLE:
+        return
+    method = METHODS[precision]
+    try:
+        importlib.import_module(method.module)
+    except ImportError as error:
+        raise JobError(
+            f"{field}: {precision!r} needs the package {method.package} ({error}); "
+            f"get it with: pip install -U {method.package}, or choose another precision"
+        ) from None
+
+
+def check_kernels(precision: str, field: str, device: torch.device) -> None:
+    """Compile what unpacks quanto's 4 and 2 bits, before anything is loaded; JobError when that cannot be done here."""
+    if precision not in COMPILED:
+        return
+    from optimum import quanto  # noqa: F401  defines the operator
+
+    log.warning("%s: %s compiles its kernels the first time, which takes a minute", field, precision)
+    try:
+        torch.ops.quanto.unpack(torch.zeros(8, 8, dtype=torch.uint8, device=device), 2)
+    except (RuntimeError, OSError, ImportError) as error:
+        tools = "a C++ compiler" if device.type == "cpu" else "a C++ compiler and the CUDA toolkit (nvcc)"
+        reason = str(error).strip().splitlines()[0]
+        raise JobError(
+            f"{field}: {precision!r} must compile a kernel and cannot ({reason}); install {tools}, "
+            "or choose 'nf4-bnb' or 'int8-quanto'"
+        ) from None
+
+
+def dequantised(layer: nn.Module) -> Tensor:
+    """The weight (out, in) that a layer computes with, quantised or not."""
+    if type(layer.weight).__module__.startswith("optimum.quanto"):
+        return layer.weight.dequantize()
+    return dequantize_module_weight(layer).detach()
+
+
+def _quanto(kind: str) -> Quantise:
+    def quantise(linear: nn.Linear) -> nn.Module:
+        from optimum import quanto
+
+        holder = nn.Sequential(linear)
+        quanto.quantize(holder, weights=quanto.qtypes[kind])
+        quanto.freeze(holder)
+        return holder[0]
+
+    return quantise
+
+
+def _torchao(config: str) -> Quantise:
+    def quantise(linear: nn.Linear) -> nn.Module:
+        from torchao import quantization
+
+        holder = nn.Sequential(linear)
+        quantization.quantize_(holder, getattr(quantization, config)())
+        return holder[0]
+
+    return quantise
+
+
+def _nf4(linear: nn.Linear) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    weight = linear.weight
+    layer = Linear4bit(
+        linear.in_features,
+        linear.out_features,
+        bias=linear.bias is not None,
+        compute_dtype=weight.dtype,
+        compress_statistics=True,
+        quant_type="nf4",
+        device="meta",
+    )
+    packed = Params4bit(weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer)
+    layer.weight, layer.bias = packed.to(weight.device), linear.bias  # moving it is what quantises it
+    return layer
+
+
+METHODS = {
+    "int8-quanto": Method("optimum-quanto", "optimum.quanto", 1.0, _quanto("qint8")),
+    "int4-quanto": Method("optimum-quanto", "optimum.quanto", 0.53, _quanto("qint4")),
+    "int2-quanto": Method("optimum-quanto", "optimum.quanto", 0.28, _quanto("qint2")),
+    "fp8-quanto": Method("optimum-quanto", "optimum.quanto", 1.0, _quanto("qfloat8")),
+    "nf4-bnb": Method("bitsandbytes", "bitsandbytes", 0.52, _nf4),
+    "int8-torchao": Method("torchao", "torchao.quantization", 1.0, _torchao("Int8WeightOnlyConfig")),
+    "fp8-torchao": Method("torchao", "torchao.quantization", 1.0, _torchao("Float8WeightOnlyConfig")),
+}
