@@ -15,7 +15,7 @@ from trainer_core.errors import JobError, StopRequested
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import empty_transformer, load_transformer, open_weights
 from trainer_core.flux.predict import predict_velocity
-from trainer_core.flux.quantize import COMPILED, METHODS, UNQUANTISED, dequantised, make_quantiser
+from trainer_core.flux.quantize import COMPILED, METHODS, UNQUANTISED, check_precision, dequantised, make_quantiser
 from trainer_core.job_file import parse_job
 from trainer_core.setup import prepare
 from trainer_core.trainee import load_base
