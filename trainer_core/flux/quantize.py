@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..errors import JobError
 
@@ -100,6 +101,23 @@ def dequantised(layer: nn.Module) -> Tensor:
     if type(layer.weight).__module__.startswith("optimum.quanto"):
         return layer.weight.dequantize()
     return dequantize_module_weight(layer).detach()
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes of the module's parameters as they are kept, scales included."""
+    return sum(sum(tensor.numel() * tensor.element_size() for tensor in _plain_tensors(own)) for own in module.parameters())
+
+
+def _plain_tensors(tensor: Tensor) -> list[Tensor]:
+    """The ordinary tensors that a quantised one consists of; an ordinary one itself."""
+    if hasattr(tensor, "quant_state"):
+        state = tensor.quant_state
+        nested = [state.state2.absmax, state.state2.code, state.offset] if state.nested else []
+        return [tensor.data, state.absmax, state.code, *nested]
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [plain for name in names for plain in _plain_tensors(getattr(tensor, name))]
+    return [tensor]
 
 
 def _quanto(kind: str) -> Quantise:
