@@ -21,10 +21,11 @@ from .adapter.starts import Parts
 from .data.batches import batches_per_epoch
 from .data.index import Sample, count_buckets, index_datasets
 from .errors import JobError
-from .flux.files import ModelFiles, fingerprint, resolve_files
+from .flux.files import ModelFiles, fingerprint
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
 from .flux.quantize import WHOLE, check_kernels, check_precision
+from .flux.resolve import resolve_files
 from .job import TrainJob
 from .optimizer_check import check_optimizer
 from .optimizers import effective
@@ -148,10 +149,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
     import transformers
 
     versions = {module.__name__: module.__version__ for module in (torch, diffusers, peft, transformers)}
-    files = {
-        name: {"path": str(path), "fingerprint": fingerprint(path) if path.is_file() else ""}
-        for name, path in asdict(setup.files).items()
-    }
+    files = {name: {"path": str(path), "fingerprint": fingerprint(path)} for name, path in asdict(setup.files).items()}
     manifest = {
         "run_id": run_dir.run_id,
         "job": setup.job.model_dump(mode="json", exclude={"metadata"}),

@@ -1,4 +1,7 @@
-"""The model files of a job: where they are, that they can be read, and what identifies them. Only safetensors are opened."""
+"""The model files of a job: which there are, that they can be read, and what identifies them.
+
+Of files, safetensors are read here and GGUF in `gguf_file.py`; a pickle is refused by its name, for opening one runs code.
+"""
 
 import hashlib
 import json
@@ -14,15 +17,27 @@ from torch import Tensor
 
 from .. import pico
 from ..errors import JobError
-from ..specs.base import BaseModelSpec
 
 WHOLE_FILE_BYTES = 64 << 20
 SAMPLES, SAMPLE_BYTES = 64, 64 << 10
+PICKLES = {".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"}
+READ = (".safetensors", ".gguf")
+# how files begin that are something else under a model's name
+BEGINNINGS = (
+    (b"<", "a web page, so the download was not the model: log in there, accept the licence, and download again"),
+    (b"version https://git-lfs", "a git-lfs pointer, not the model itself; run `git lfs pull`, or download the file"),
+    (b"GGUF", "a GGUF file under another name; rename it to .gguf"),
+    (b"PK\x03\x04", "a pickle under another name, and opening one can run code; get the model as .safetensors"),
+    (b"\x80\x02}", "a pickle under another name, and opening one can run code; get the model as .safetensors"),
+    (b'{"', "JSON text, not a model; download the model's own file"),
+)
 
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Everything that a FLUX consists of. Tokenizers are a folder or a tokenizer.json."""
+    """Where everything is that a FLUX consists of: files, or folders as diffusers writes them. Several may be one file, a
+    whole checkpoint: `dialects.py` finds each part in it. Tokenizers are a folder or a tokenizer.json.
+    """
 
     transformer: Path
     vae: Path
@@ -42,21 +57,20 @@ PICO_FILES = ModelFiles(
 )
 
 
-def resolve_files(base: BaseModelSpec) -> ModelFiles:
-    """The files of this base; one JobError names every one that is missing."""
-    if base.model_flavour == "pico":
-        return PICO_FILES
-    files = ModelFiles(
-        **{field.name: Path(getattr(base, f"{field.name}_path").strip()).expanduser() for field in fields(ModelFiles)}
-    )
-    missing = [
-        f"base.{field.name}_path: there is no file {getattr(files, field.name)}"
-        for field in fields(ModelFiles)
-        if not getattr(files, field.name).exists()
-    ]
-    if missing:
-        raise JobError("\n".join(missing) + "\ncorrect the path, or put the file there")
-    return files
+def check_kind(path: Path) -> None:
+    """JobError when the file's name or its first bytes say that it is nothing that is read here."""
+    if path.suffix.lower() in PICKLES:
+        raise JobError(f"{path} is a pickle, which can run code when it is opened; get the model as .safetensors")
+    if path.suffix.lower() not in READ:
+        raise JobError(f"{path} is neither .safetensors nor .gguf; only these are read, because other formats can run code")
+    with path.open("rb") as file:
+        start = file.read(64)
+    if not start:
+        raise JobError(f"{path} is empty; download or copy it again")
+    looks_right = start.startswith(b"GGUF") if path.suffix.lower() == ".gguf" else start[8:9] == b"{"
+    for mark, meaning in BEGINNINGS:
+        if not looks_right and start.lstrip().startswith(mark):
+            raise JobError(f"{path} is {meaning}")
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -64,8 +78,9 @@ def read_header(path: Path) -> dict[str, Any]:
 
     JobError when the file is not safetensors or is shorter than its header promises.
     """
+    check_kind(path)
     if path.suffix.lower() != ".safetensors":
-        raise JobError(f"{path} is not a .safetensors file; only that format is read, because others can run code")
+        raise JobError(f"{path} is not a .safetensors file, and here only that format is read")
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -98,9 +113,16 @@ def read_tensors(
 
 
 def fingerprint(path: Path) -> str:
-    """Identifies a file's content: all of a small one; size, beginning, end and even samples of a large one."""
+    """Identifies a file's content: all of a small one; size, beginning, end and even samples of a large one. Of a folder: of
+    its files, by name.
+    """
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            digest.update(f"{file.relative_to(path).as_posix()} {fingerprint(file)}\n".encode())
+        return digest.hexdigest()
     size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
+    digest.update(str(size).encode())
     with path.open("rb") as file:
         if size <= WHOLE_FILE_BYTES:
             digest.update(file.read())

@@ -18,11 +18,11 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from ..errors import JobError
+from .dialects import open_transformer
 from .names import Place, places
 from .quantize import Quantiser
-from .tensors import TensorSource, open_tensors, with_prefix
+from .tensors import TensorSource
 
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "")
 HEAD_DIM = 128
 ROPE_AXES = (16, 56, 56)
 
@@ -57,7 +57,7 @@ class FluxWeights:
 
 def open_weights(path: Path) -> FluxWeights:
     """The transformer in this file, checked by its header alone. JobError says what the file is instead, or what it lacks."""
-    source = _source(path)
+    source = open_transformer(path)
     shape = _read_shape(source)
     found = _places(source, shape)
     wrong = []
@@ -160,18 +160,9 @@ _DIFFUSERS = _Keys(
 )
 
 
-def _source(path: Path) -> TensorSource:
-    """The transformer's tensors: without the prefix that ComfyUI adds where it saves a whole checkpoint."""
-    source = open_tensors(path)
-    prefix = next(prefix for prefix in PREFIXES if not prefix or any(name.startswith(prefix) for name in source.entries))
-    return with_prefix(source, prefix)
-
-
 def _read_shape(source: TensorSource) -> FluxShape:
     shapes = {name: entry.shape for name, entry in source.entries.items()}
     keys = _keys(source)
-    if not {keys.image, keys.text, keys.pooled} <= shapes.keys():
-        raise JobError(f"{source.path} is not a FLUX.1 transformer: it has no {keys.image!r} (it holds {_guess(shapes)})")
     return FluxShape(
         num_double=_count(shapes, keys.double),
         num_single=_count(shapes, keys.single),
@@ -197,19 +188,3 @@ def _places(source: TensorSource, shape: FluxShape) -> dict[str, Place]:
 def _count(names: dict[str, Any], blocks: str) -> int:
     found = (re.match(rf"{blocks}\.(\d+)\.", name) for name in names)
     return len({match[1] for match in found if match})
-
-
-def _guess(names: dict[str, Any]) -> str:
-    """A few words on what a file is that is not a FLUX transformer."""
-    for mark, meaning in (
-        ("lora_A", "a LoRA"),
-        ("lora_down", "a LoRA"),
-        ("absmax", "weights that bitsandbytes quantised to 4 bits"),
-        ("input_blocks.", "a Stable Diffusion or SDXL model"),
-        ("decoder.", "a VAE"),
-        ("text_model.", "a CLIP text encoder"),
-        ("encoder.block.", "a T5 text encoder"),
-    ):
-        if any(mark in name for name in names):
-            return meaning
-    return f"{len(names)} tensors such as {next(iter(names), 'none')!r}"

@@ -8,6 +8,7 @@ is a view of the file, which the system can drop and fetch again; only what is c
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +17,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import JobError
-from .files import read_header
+from .files import PICKLES, check_kind, read_header
 
 INDEX_SUFFIX = ".safetensors.index.json"
+USUAL_NAMES = {"diffusion_pytorch_model.safetensors", "model.safetensors"}  # diffusers' and transformers'
+SCALES = (".scale_weight", ".weight_scale")  # ComfyUI's name of a weight's scale, until late 2025 and since
+MARKS = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")  # what else stands beside: nothing to read
+SCALED_FORMATS = {"F8_E4M3", "F8_E5M2"}
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ class Renamed:
     def metadata(self) -> Mapping[str, str]:
         return self.source.metadata
 
-    @property
+    @cached_property
     def entries(self) -> Mapping[str, Stored]:
         return {name: self.source.entries[own] for name, own in self.names.items()}
 
@@ -96,9 +101,69 @@ class Renamed:
         return self.source.read(self.names[name], rows)
 
 
+@dataclass(frozen=True)
+class Unscaled:
+    """A source whose weights are stored with a scale of their own, as ComfyUI's scaled fp8: what is read is weight * scale in
+    float32, rounded once by whoever wants fewer bits. `scales` maps a weight to the name of its scale.
+    """
+
+    source: TensorSource
+    scales: Mapping[str, str]
+    entries: Mapping[str, Stored]
+
+    @property
+    def path(self) -> Path:
+        return self.source.path
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.source.metadata
+
+    def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
+        tensor = self.source.read(name, rows)
+        if name not in self.scales:
+            return tensor
+        by_row = rows if self.source.entries[self.scales[name]].num_values > 1 else None
+        return tensor.float() * self.source.read(self.scales[name], by_row).float()
+
+
 def open_tensors(path: Path) -> TensorSource:
     """The tensors of a file, or of a folder that diffusers wrote. JobError when it is not one that is read."""
-    files = _shards(path) if path.is_dir() else [path]
+    if path.is_dir():
+        return unscaled(_open_safetensors(path, _files_of(path)))
+    check_kind(path)
+    if path.suffix.lower() == ".gguf":
+        from .gguf_file import open_gguf  # needs a package of its own
+
+        return open_gguf(path)
+    return unscaled(_open_safetensors(path, [path]))
+
+
+def with_prefix(source: TensorSource, prefix: str) -> TensorSource:
+    """What stands under a prefix, without it; the source itself where the prefix is empty."""
+    if not prefix:
+        return source
+    return Renamed(source, {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)})
+
+
+def unscaled(source: TensorSource) -> TensorSource:
+    """The source itself, unless there are scales in it. JobError for quantised weights that are no scaled fp8."""
+    scales = {name[: -len(end)] + ".weight": name for name in source.entries for end in SCALES if name.endswith(end)}
+    hidden = {*scales.values(), *(name for name in source.entries if name.endswith(MARKS))}
+    if not hidden:
+        return source
+    entries = {name: entry for name, entry in source.entries.items() if name not in hidden}
+    for weight, scale in scales.items():
+        stored, shape = entries.get(weight), source.entries[scale].shape
+        if stored is None or stored.dtype not in SCALED_FORMATS or not (prod(shape) == 1 or shape == (stored.shape[0], 1)):
+            raise JobError(
+                f"{source.path} holds weights quantised in a way that is not read here (of such files only scaled fp8 is); "
+                "take the bf16 or fp8 file and choose base_model_precision instead"
+            )
+    return Unscaled(source, scales, entries)
+
+
+def _open_safetensors(path: Path, files: list[Path]) -> SafetensorsSource:
     entries, where, metadata = {}, {}, {}
     for file in files:
         for name, entry in read_header(file).items():
@@ -111,22 +176,26 @@ def open_tensors(path: Path) -> TensorSource:
     return SafetensorsSource(path, entries, metadata, where)
 
 
-def with_prefix(source: TensorSource, prefix: str) -> TensorSource:
-    """What stands under a prefix, without it; the source itself where the prefix is empty."""
-    if not prefix:
-        return source
-    return Renamed(source, {name.removeprefix(prefix): name for name in source.entries if name.startswith(prefix)})
+def _files_of(folder: Path) -> list[Path]:
+    """The safetensors files that make up the model of a folder: those that its index names, else its only one.
 
-
-def _shards(folder: Path) -> list[Path]:
-    """The safetensors files of a folder: those that its index names, else all."""
-    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    Beside them there may be variants of the same model (`.fp16.`), which are left alone.
+    """
+    indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"), key=lambda path: (len(path.name), path.name))
     if indices:
         named = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()
         files = [folder / name for name in sorted(set(named))]
     else:
         files = sorted(folder.glob("*.safetensors"))
+        usual = [file for file in files if file.name in USUAL_NAMES]
+        files = usual or files
     missing = [file.name for file in files if not file.exists()]
     if missing or not files:
-        raise JobError(f"{folder} lacks {', '.join(missing) or 'a .safetensors file'}; download or copy it again")
+        pickles = sorted(file.name for file in folder.glob("*") if file.suffix in PICKLES)
+        instead = f" (it has {pickles[0]}, a pickle, which is not opened because it can run code)" if pickles else ""
+        raise JobError(f"{folder} lacks {', '.join(missing) or 'a .safetensors file'}{instead}; download or copy it again")
+    if len(files) > 1 and not indices:
+        raise JobError(
+            f"{folder} holds {len(files)} models ({', '.join(file.name for file in files[:3])}); name one of the files"
+        )
     return files

@@ -1,15 +1,17 @@
 """The two text encoders: CLIP-L gives one pooled vector a caption, T5 a sequence of vectors. Neither sees an attention mask;
 which of T5's vectors are words and which padding is told with them, for those who want to hide the padding from FLUX.
 
-A file that carries its own config in the safetensors metadata (the built-in base does) is built from it; otherwise it is what
-FLUX.1 uses, CLIP-L/14 and the encoder of T5 v1.1 XXL. Tokenizers come from local files only.
+Both are what FLUX.1 uses, CLIP-L/14 and the encoder of T5 v1.1 XXL, in the sizes that the file's tensors have (those of the
+built-in base are small). Weights are read one tensor at a time. Tokenizers come from local files only.
 
 Legend: B captions, L tokens of T5 (padded), D width of T5, P width of CLIP.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,8 +27,11 @@ from transformers import (
 )
 
 from ..errors import JobError
-from .files import ModelFiles, read_header, read_tensors
+from .dialects import open_clip, open_t5
+from .files import ModelFiles
+from .fill import Read, fill
 from .flavours import Flavour
+from .tensors import TensorSource
 
 CLIP_L = {
     "vocab_size": 49408,
@@ -51,6 +56,7 @@ T5_V1_1_XXL = {
     "use_cache": False,
 }
 CLIP_PREFIX = "text_model."
+CLIP_HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
@@ -86,14 +92,13 @@ def load_text_encoders(files: ModelFiles, flavour: Flavour, dtype: torch.dtype, 
 
 def load_clip(path: Path, dtype: torch.dtype, device: torch.device) -> CLIPTextModel:
     """CLIP's text tower; JobError when the file is something else."""
+    source = open_clip(path)
+    config = clip_config(source)
     with torch.device("meta"):
-        model = CLIPTextModel(CLIPTextConfig(**(_stored_config(path) or CLIP_L)))
+        model = CLIPTextModel(config)
     prefix = CLIP_PREFIX if next(iter(model.state_dict())).startswith(CLIP_PREFIX) else ""  # transformers 5 dropped it
-    tensors = {
-        prefix + name.removeprefix(CLIP_PREFIX): tensor for name, tensor in read_tensors(path, _is_clip, dtype, device).items()
-    }
-    _fill(model, tensors, path, "a CLIP-L text encoder")
-    positions = torch.arange(model.config.max_position_embeddings, device=device).unsqueeze(0)
+    _fill(model, source, lambda name: source.read(name.removeprefix(prefix)), dtype, device)
+    positions = torch.arange(config.max_position_embeddings, device=device).unsqueeze(0)
     for module in model.modules():
         if "position_ids" in module._buffers:  # not stored in the file, so still on the meta device
             module.register_buffer("position_ids", positions, persistent=False)
@@ -102,20 +107,56 @@ def load_clip(path: Path, dtype: torch.dtype, device: torch.device) -> CLIPTextM
 
 def load_t5(path: Path, dtype: torch.dtype, device: torch.device) -> T5EncoderModel:
     """T5's encoder; JobError when the file is something else."""
+    source = open_t5(path)
     with torch.device("meta"):
-        model = T5EncoderModel(T5Config(**(_stored_config(path) or T5_V1_1_XXL)))
-    tensors = read_tensors(path, lambda name: name.startswith(("shared.", "encoder.")), dtype, device)
-    tensors.setdefault("encoder.embed_tokens.weight", tensors.get("shared.weight", torch.empty(0)))
-    _fill(model, tensors, path, "a T5 v1.1 XXL encoder")
-    model.tie_weights()
+        model = T5EncoderModel(t5_config(source))
+    _fill(model, source, source.read, dtype, device, frozenset({"encoder.embed_tokens"}))
+    model.encoder.set_input_embeddings(model.shared)
     return model
 
 
+def clip_config(source: TensorSource) -> CLIPTextConfig:
+    """The sizes are those of the tensors, so that longer or smaller relatives of CLIP-L load too; the rest is CLIP-L's, or
+    what the file says of itself.
+    """
+    vocab_size, hidden_size = _shape(source, "embeddings.token_embedding.weight")
+    sizes = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": _shape(source, "encoder.layers.0.mlp.fc1.weight")[0],
+        "num_hidden_layers": _count(source.entries, "encoder.layers."),
+        "num_attention_heads": max(1, hidden_size // CLIP_HEAD_DIM),
+        "max_position_embeddings": _shape(source, "embeddings.position_embedding.weight")[0],
+    }
+    return CLIPTextConfig(**(CLIP_L | sizes | _said(source, ("num_attention_heads", "bos_token_id", "eos_token_id"))))
+
+
+def t5_config(source: TensorSource) -> T5Config:
+    """As `clip_config`."""
+    attention, feed_forward = "encoder.block.0.layer.0.SelfAttention", "encoder.block.0.layer.1.DenseReluDense"
+    num_buckets, num_heads = _shape(source, f"{attention}.relative_attention_bias.weight")
+    vocab_size, d_model = _shape(source, "shared.weight")
+    sizes = {
+        "vocab_size": vocab_size,
+        "d_model": d_model,
+        "d_kv": _shape(source, f"{attention}.q.weight")[0] // num_heads,
+        "d_ff": _shape(source, f"{feed_forward}.wi_0.weight")[0],
+        "num_layers": _count(source.entries, "encoder.block."),
+        "num_heads": num_heads,
+        "relative_attention_num_buckets": num_buckets,
+    }
+    return T5Config(**(T5_V1_1_XXL | sizes | _said(source, ("relative_attention_max_distance",))))
+
+
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """From a tokenizer.json or a folder; never from the network."""
-    if path.is_dir():
+    """From a tokenizer.json or a folder; never from the network. JobError when there is no tokenizer."""
+    if not path.is_dir():
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="<pad>", eos_token="<eos>")
+    try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token="<pad>", eos_token="<eos>")
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise JobError(f"{path} holds no tokenizer ({reason}); give the folder with its tokenizer.json") from None
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, captions: list[str], max_length: int) -> Tensor:
@@ -129,22 +170,31 @@ def tokenized(tokenizer: PreTrainedTokenizerBase, captions: list[str], max_lengt
     return batch.input_ids, batch.attention_mask.bool()
 
 
-def _is_clip(name: str) -> bool:
-    return not name.endswith("position_ids") and not name.startswith(("text_projection", "logit_scale", "vision_model"))
+def _shape(source: TensorSource, name: str) -> tuple[int, ...]:
+    if name not in source.entries:
+        raise JobError(f"{source.path} lacks the tensor {name!r}; download or copy it again")
+    return source.entries[name].shape
 
 
-def _stored_config(path: Path) -> dict | None:
-    """The config that the file carries in its metadata, if it does."""
-    text = read_header(path).get("__metadata__", {}).get("config")
-    return json.loads(text) if text else None
+def _count(names: Iterable[str], blocks: str) -> int:
+    return len({name[len(blocks) :].split(".")[0] for name in names if name.startswith(blocks)})
 
 
-def _fill(model: PreTrainedModel, tensors: dict[str, Tensor], path: Path, kind: str) -> None:
-    """Give the model on the meta device its tensors, frozen, in evaluation mode."""
+def _said(source: TensorSource, fields: tuple[str, ...]) -> dict[str, Any]:
+    """What the file tells of itself that its sizes do not: the built-in base carries its config in the metadata."""
+    said = json.loads(source.metadata.get("config", "{}"))
+    return {field: said[field] for field in fields if field in said}
+
+
+def _fill(
+    model: PreTrainedModel,
+    source: TensorSource,
+    read: Read,
+    dtype: torch.dtype,
+    device: torch.device,
+    leave_out: frozenset[str] = frozenset(),
+) -> None:
     try:
-        result = model.load_state_dict(tensors, strict=False, assign=True)
-    except RuntimeError:
-        raise JobError(f"{path} is not {kind}: its tensors have other sizes") from None
-    if result.missing_keys:
-        raise JobError(f"{path} is not {kind}: it lacks {result.missing_keys[0]!r} and {len(result.missing_keys) - 1} more")
-    model.requires_grad_(False).eval()
+        fill(model, read, dtype, device, leave_out)
+    except KeyError as error:
+        raise JobError(f"{source.path} lacks the tensor {error}; download or copy it again") from None

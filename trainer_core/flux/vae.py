@@ -1,7 +1,7 @@
 """Between pixels and latents.
 
-Two kinds of VAE file are read: FLUX's own (`ae.safetensors`, original or diffusers naming) and the tiny one in ComfyUI's
-one-file form (`taesd_encoder.*`, `taesd_decoder.*`), which the built-in base uses. What leaves `encode` is what the
+Two kinds of VAE are read: FLUX's own (`ae.safetensors`, original or diffusers naming) and the tiny one, TAEF1, in ComfyUI's
+one-file form (`taesd_encoder.*`, `taesd_decoder.*`), which the built-in base uses, or in diffusers'. What leaves `encode` is what the
 transformer sees: for FLUX's VAE (mean - shift) * scale, for the tiny one its plain output, made for that scale.
 Always float32: a VAE is small, and rounding here would end in every training step.
 
@@ -17,7 +17,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 
 from ..errors import JobError
-from .files import read_header, read_tensors
+from .dialects import open_vae
 
 LATENT_CHANNELS = 16
 DOWNSCALE = 8
@@ -68,24 +68,24 @@ class Vae:
 
 def load_vae(path: Path, device: torch.device) -> Vae:
     """The VAE in this file; JobError when it is neither of the two kinds."""
-    names = read_header(path).keys()
-    if "taesd_decoder.1.weight" in names:
-        model, tensors = AutoencoderTiny(**TINY_VAE), tiny_to_diffusers(read_tensors(path))
-    elif any(name.startswith(("encoder.down", "first_stage_model.encoder.down")) for name in names):
-        model = AutoencoderKL(**FLUX_VAE)
-        original = {name.removeprefix("first_stage_model."): tensor for name, tensor in read_tensors(path).items()}
-        tensors = _kl_to_diffusers(original)
+    source = open_vae(path)
+    tensors = {name: source.read(name).float() for name in source.entries}
+    if "decoder.conv_in.weight" in tensors:
+        model, tensors = AutoencoderKL(**FLUX_VAE), _kl_to_diffusers(tensors)
     else:
-        raise JobError(f"{path} is not a FLUX VAE (ae.safetensors) nor TAEF1 in one file; choose another vae_path")
+        model, tensors = AutoencoderTiny(**TINY_VAE), tiny_to_diffusers(tensors)
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        model.load_state_dict(tensors)
     except RuntimeError:
-        raise JobError(f"{path} is a VAE of another model: FLUX.1 needs 16 latent channels; choose ae.safetensors") from None
+        raise JobError(f"{path} is a VAE of another model, or with pieces missing; choose ae.safetensors") from None
     return Vae(model.to(device).requires_grad_(False).eval(), device)
 
 
 def tiny_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """ComfyUI's one-file TAESD names to diffusers', which does not count the decoder's first layer, a clamp."""
+    """ComfyUI's one-file TAESD names to diffusers', which does not count the decoder's first layer, a clamp. Those that are
+    diffusers' already stay as they are."""
+    if "decoder.layers.0.weight" in tensors:
+        return tensors
     renamed = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
@@ -101,4 +101,4 @@ def _kl_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """FLUX's VAE in the original naming to diffusers', by diffusers' own table; already renamed files pass through."""
     if "encoder.down_blocks.0.resnets.0.conv1.weight" in tensors:
         return tensors
-    return convert_ldm_vae_checkpoint(tensors, FLUX_VAE)
+    return convert_ldm_vae_checkpoint(dict(tensors), FLUX_VAE)
