@@ -119,7 +119,8 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
     if finished is not None and not changes:
         log.info("%s is finished already", run_dir.root)
         return finished
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network unless asked for: nothing here may download by itself
+    if not job.base.allow_download:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network unless asked for: nothing here may download by itself
     from .context import RunContext
     from .control import Control
     from .events import EventLog, WarningEvents

@@ -21,6 +21,7 @@ from .adapter.starts import Parts
 from .data.batches import batches_per_epoch
 from .data.index import Sample, count_buckets, index_datasets
 from .errors import JobError
+from .flavour_check import check_flavour
 from .flux.files import ModelFiles, fingerprint
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
@@ -80,6 +81,7 @@ def prepare(job: TrainJob) -> Setup:
     check_kernels(job.base.base_model_precision, "base.base_model_precision", device)
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
+    check_flavour(job, files, shape)
     if job.flow.flux_attention_masked_training:
         log.warning(
             "the text's padding is hidden in training and in the run's samples, but ComfyUI's own sampler does not hide it"

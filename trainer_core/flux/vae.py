@@ -1,8 +1,8 @@
 """Between pixels and latents.
 
 Two kinds of VAE are read: FLUX's own (`ae.safetensors`, original or diffusers naming) and the tiny one, TAEF1, in ComfyUI's
-one-file form (`taesd_encoder.*`, `taesd_decoder.*`), which the built-in base uses, or in diffusers'. What leaves `encode` is what the
-transformer sees: for FLUX's VAE (mean - shift) * scale, for the tiny one its plain output, made for that scale.
+one-file form (`taesd_encoder.*`, `taesd_decoder.*`), which the built-in base uses, or in diffusers'. What leaves `encode` is
+what the transformer sees: for FLUX's VAE (mean - shift) * scale, for the tiny one its plain output, made for that scale.
 Always float32: a VAE is small, and rounding here would end in every training step.
 
 Legend: B, pixels (B, 3, 8H, 8W) in [-1, 1], latents (B, 16, H, W) of about unit variance.

@@ -1,0 +1,110 @@
+"""Whether a job's flavour, its settings and its files belong together, found out from headers alone.
+
+A flavour brings defaults where the job leaves a number to it (-1 or 0); it never changes a setting that the job has. So what
+contradicts the flavour is an error with the mend in it, and what is merely unusual a warning.
+"""
+
+import logging
+from pathlib import Path
+
+from .errors import JobError
+from .flux.dialects import open_clip, open_t5, open_vae
+from .flux.files import ModelFiles
+from .flux.flavours import FLAVOURS, Flavour
+from .flux.load import FluxShape
+from .job import TrainJob
+
+log = logging.getLogger(__name__)
+
+PACKED_CHANNELS = 64  # 16 latent channels in patches of 2 x 2
+RELATIVES = {384: "FLUX.1 Fill", 128: "FLUX.1 Canny or Depth"}
+
+
+def check_flavour(job: TrainJob, files: ModelFiles, shape: FluxShape) -> None:
+    """JobError when the files or the job contradict the flavour; a warning for what is unusual."""
+    name = job.base.model_flavour
+    flavour = FLAVOURS[name]
+    problems = [
+        *_about_the_transformer(name, flavour, files.transformer, shape),
+        *_about_the_encoders(files, shape),
+        *_about_the_mask(name, flavour, job),
+    ]
+    if problems:
+        raise JobError("\n".join(problems))
+    for warning in _warnings(name, flavour, job):
+        log.warning("%s", warning)
+
+
+def _about_the_transformer(name: str, flavour: Flavour, path: Path, shape: FluxShape) -> list[str]:
+    if shape.in_channels != PACKED_CHANNELS:
+        known = RELATIVES.get(shape.in_channels)
+        return [
+            f"{path} takes {shape.in_channels} input channels{f' as {known} does' if known else ''}, and {name} takes "
+            f"{PACKED_CHANNELS}; choose the text-to-image model"
+        ]
+    if flavour.guidance is None or flavour.guidance == shape.guidance:
+        return []
+    has = "has the guidance embedder" if shape.guidance else "has no guidance embedder"
+    alike = [other for other, facts in FLAVOURS.items() if other != "pico" and facts.guidance in (shape.guidance, None)]
+    return [
+        f"model_flavour {name!r} does not fit {path}, which {has} and so looks like {' or '.join(alike)}; choose the flavour "
+        "of the file, or the file of the flavour"
+    ]
+
+
+def _about_the_encoders(files: ModelFiles, shape: FluxShape) -> list[str]:
+    """The VAE is opened too: a wrong one is told before anything is loaded."""
+    open_vae(files.vae)
+    clip_width = open_clip(files.clip_l).entries["embeddings.token_embedding.weight"].shape[1]
+    t5_width = open_t5(files.t5).entries["encoder.block.0.layer.0.SelfAttention.q.weight"].shape[1]
+    problems = []
+    if clip_width != shape.clip_width:
+        whose = {1280: " (CLIP-G, of SDXL)", 1024: " (OpenCLIP-H, of Stable Diffusion 2)"}.get(clip_width, "")
+        problems.append(
+            f"{files.clip_l} gives vectors of {clip_width} numbers{whose}, and the transformer takes {shape.clip_width}; "
+            "choose CLIP-L as clip_l_path"
+        )
+    if t5_width != shape.t5_width:
+        problems.append(
+            f"{files.t5} gives vectors of {t5_width} numbers, and the transformer takes {shape.t5_width}; choose T5 v1.1 XXL "
+            "as t5_path"
+        )
+    return problems
+
+
+def _about_the_mask(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
+    if flavour.masks_text is None or flavour.masks_text == job.flow.flux_attention_masked_training:
+        return []
+    hidden = "hidden" if flavour.masks_text else "in sight"
+    return [
+        f"{name} was trained with the padding of the prompt {hidden}; set flow.flux_attention_masked_training to "
+        f"{str(flavour.masks_text).lower()}"
+    ]
+
+
+def _warnings(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
+    validation, flow = job.validation, job.flow
+    warnings = []
+    fewest, most = flavour.num_steps
+    if validation.validation_num_inference_steps and not fewest <= validation.validation_num_inference_steps <= most:
+        usual = f"at least {fewest}" if most == 1000 else f"{fewest} to {most}"
+        warnings.append(f"{name} makes its pictures in {usual} steps; this job has {validation.validation_num_inference_steps}")
+    if flavour.sampler.guidance_real > 1 and 0 <= validation.validation_guidance_real <= 1:
+        warnings.append(
+            f"{name} needs real CFG ({flavour.sampler.guidance_real:g}) for its pictures; validation_guidance_real is "
+            f"{validation.validation_guidance_real:g}"
+        )
+    wanted, mode = flavour.training_guidance, flow.flux_guidance_mode
+    if wanted is not None and mode == "constant" and flow.flux_guidance_value != wanted:
+        warnings.append(
+            f"{name} was trained with flux_guidance_value {wanted:g}; {flow.flux_guidance_value:g} teaches it a little of what "
+            "was taken out of it"
+        )
+    if name == "schnell" and not (flow.flux_fast_schedule or job.base.assistant_lora_path):
+        warnings.append(
+            "schnell loses its few-step ability when all noise levels are trained; set flux_fast_schedule, or give its "
+            "training adapter as assistant_lora_path"
+        )
+    if name == "kontext":
+        warnings.append("kontext is trained here without reference pictures, as a text-to-image model")
+    return warnings
