@@ -16,9 +16,6 @@ from .job import TrainJob
 
 log = logging.getLogger(__name__)
 
-PACKED_CHANNELS = 64  # 16 latent channels in patches of 2 x 2
-RELATIVES = {384: "FLUX.1 Fill", 128: "FLUX.1 Canny or Depth"}
-
 
 def check_flavour(job: TrainJob, files: ModelFiles, shape: FluxShape) -> None:
     """JobError when the files or the job contradict the flavour; a warning for what is unusual."""
@@ -36,12 +33,6 @@ def check_flavour(job: TrainJob, files: ModelFiles, shape: FluxShape) -> None:
 
 
 def _about_the_transformer(name: str, flavour: Flavour, path: Path, shape: FluxShape) -> list[str]:
-    if shape.in_channels != PACKED_CHANNELS:
-        known = RELATIVES.get(shape.in_channels)
-        return [
-            f"{path} takes {shape.in_channels} input channels{f' as {known} does' if known else ''}, and {name} takes "
-            f"{PACKED_CHANNELS}; choose the text-to-image model"
-        ]
     if flavour.guidance is None or flavour.guidance == shape.guidance:
         return []
     has = "has the guidance embedder" if shape.guidance else "has no guidance embedder"

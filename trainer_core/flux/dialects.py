@@ -60,6 +60,9 @@ T5 = Part(
 )
 PARTS = {"transformer": TRANSFORMER, "vae": VAE, "clip_l": CLIP_L, "t5": T5}
 
+PACKED_CHANNELS = 64  # 16 latent channels in patches of 2 x 2
+RELATIVES = {384: "FLUX.1 Fill", 128: "FLUX.1 Canny or Depth"}
+
 # what cannot be trained on although its names may be those of a FLUX
 UNREADABLE = (
     (".absmax", "weights that bitsandbytes quantised to 4 bits (nf4 or fp4)"),
@@ -105,7 +108,15 @@ OTHERS = (
 
 def open_transformer(path: Path) -> TensorSource:
     """The tensors of the transformer in this file or folder, in the original naming or diffusers', without a prefix."""
-    return _open_part(path, TRANSFORMER)
+    source = _open_part(path, TRANSFORMER)
+    first = source.entries.get("img_in.weight") or source.entries["x_embedder.weight"]
+    if first.shape[-1] != PACKED_CHANNELS:
+        relative = RELATIVES.get(first.shape[-1], "a relative of FLUX.1")
+        raise JobError(
+            f"{path} is {relative}: it takes {first.shape[-1]} input channels, and the text-to-image models take "
+            f"{PACKED_CHANNELS}; {TRANSFORMER.mend}"
+        )
+    return source
 
 
 def open_vae(path: Path) -> TensorSource:
