@@ -17,6 +17,7 @@ from trainer_core.data.index import count_buckets, index_datasets
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
+from trainer_core.flux.text import EncoderFormat
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import dataset_digest
 from trainer_core.setup import prepare
@@ -130,7 +131,7 @@ def encoded(samples, cache) -> Caches:
     silent = lambda done, total: None  # noqa: E731
     latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
     captions = ["", *(sample.caption for sample in samples)]
-    texts = encode_captions(captions, PICO_FILES, PICO, cache, torch.float32, CPU, silent)
+    texts = encode_captions(captions, PICO_FILES, PICO, cache, EncoderFormat(torch.float32), CPU, silent)
     return Caches(latents, texts, encode_masks(samples, cache, silent))
 
 

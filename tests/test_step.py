@@ -27,7 +27,7 @@ def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pict
     captions = [sample.caption for sample in setup.samples]
     caches = Caches(
         encode_pictures(setup.samples, setup.files.vae, cache, setup.device, silent),
-        encode_captions(captions, setup.files, setup.flavour, cache, torch.float32, setup.device, silent),
+        encode_captions(captions, setup.files, setup.flavour, cache, setup.encoding, setup.device, silent),
         encode_masks(setup.samples, cache, silent),
     )
     plan = BatchPlan(setup.samples, setup.job.datasets, caches, batch_size=2, caption_dropout=0, seed=0)

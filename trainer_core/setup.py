@@ -27,6 +27,7 @@ from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
 from .flux.quantize import WHOLE, check_kernels, check_precision
 from .flux.resolve import resolve_files
+from .flux.text import EncoderFormat
 from .job import TrainJob
 from .optimizer_check import check_optimizer
 from .optimizers import effective
@@ -65,6 +66,12 @@ class Setup:
     def modules(self) -> tuple[str, ...]:
         """The adapted layers."""
         return self.adapter.names
+
+    @property
+    def encoding(self) -> EncoderFormat:
+        """The formats in which captions are encoded."""
+        base = self.job.base
+        return EncoderFormat(self.dtype, base.text_encoder_1_precision, base.text_encoder_2_precision)
 
     @property
     def num_parameters(self) -> int:

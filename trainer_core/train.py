@@ -97,7 +97,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         setup.files,
         setup.flavour,
         context.cache_dir,
-        setup.dtype,
+        setup.encoding,
         setup.device,
         progress("encode captions"),
     )

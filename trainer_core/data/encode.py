@@ -13,7 +13,7 @@ import torch
 from ..errors import JobError
 from ..flux.files import ModelFiles, fingerprint
 from ..flux.flavours import Flavour
-from ..flux.text import load_text_encoders
+from ..flux.text import EncoderFormat, load_text_encoders
 from ..flux.vae import DOWNSCALE, load_vae
 from .cache import content_digest, entry_path, read_entry, write_entry
 from .images import crop_to_bucket, load_rgb, to_cells, to_tensor
@@ -82,7 +82,7 @@ def encode_captions(
     files: ModelFiles,
     flavour: Flavour,
     cache_dir: Path,
-    dtype: torch.dtype,
+    encoding: EncoderFormat,
     device: torch.device,
     progress: Progress,
 ) -> dict[str, Path]:
@@ -90,10 +90,10 @@ def encode_captions(
 
     (L, D) under `text`, its words as (L,) bool under `text_mask` (false is padding), and (P,) under `pooled`.
     """
-    encoders = (fingerprint(files.clip_l), fingerprint(files.t5), str(flavour.t5_max_length), str(dtype))
+    encoders = (fingerprint(files.clip_l), fingerprint(files.t5), str(flavour.t5_max_length), str(encoding))
     paths = {caption: entry_path(cache_dir, "captions", caption, *encoders) for caption in captions}
     missing = [caption for caption, path in paths.items() if not path.exists()]
-    model = load_text_encoders(files, flavour, dtype, device) if missing else None
+    model = load_text_encoders(files, flavour, encoding, device) if missing else None
     progress(len(paths) - len(missing), len(paths))
     for start in range(0, len(missing), CAPTIONS_AT_ONCE):
         chunk = missing[start : start + CAPTIONS_AT_ONCE]

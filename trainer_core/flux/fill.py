@@ -1,4 +1,8 @@
-"""Weights into a model that stands on the meta device: one at a time, so that no more than one is in memory twice."""
+"""Weights into a model that stands on the meta device: a layer at a time, so that no more than one is in memory twice.
+
+Each layer is read, brought to its format and its place, and quantised at once where that is wanted. So the whole model is never
+in memory in the file's format. Weights that stay as they are in the file, on the CPU, remain views of it.
+"""
 
 from collections.abc import Callable
 
@@ -6,23 +10,38 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import JobError
+from .quantize import Quantiser
 
 Read = Callable[[str], Tensor]
+HOST = torch.device("cpu")
 
 
 def fill(
-    model: nn.Module, read: Read, dtype: torch.dtype, device: torch.device, leave_out: frozenset[str] = frozenset()
+    model: nn.Module,
+    read: Read,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantiser: Quantiser | None = None,
+    *,
+    leave_out: frozenset[str] = frozenset(),
+    stays_on_host: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Every parameter is read by its name, brought to format and device, and frozen; modules in `leave_out` stay as they are.
+    """Every parameter is read by its name, brought to format and device, and frozen; modules in `leave_out` stay as they are,
+    those that stay on the host are neither quantised nor moved.
 
     KeyError when there is no such tensor, JobError when it has another size.
     """
-    for name, module in model.named_modules():
+    for name, module in list(model.named_modules()):
         if name in leave_out:
             continue
+        on_host = stays_on_host(name)
+        is_quantised = quantiser is not None and quantiser.takes(name, module) and not on_host
+        place = HOST if on_host else quantiser.via if is_quantised else device
         for leaf, empty in list(module.named_parameters(recurse=False)):
             tensor = read(f"{name}.{leaf}")
             if tensor.shape != empty.shape:
                 raise JobError(f"{name}.{leaf} has another size than it should")
-            module.register_parameter(leaf, nn.Parameter(tensor.to(device, dtype), requires_grad=False))
+            module.register_parameter(leaf, nn.Parameter(tensor.to(place, dtype), requires_grad=False))
+        if is_quantised:
+            model.set_submodule(name, quantiser.quantise(module).to(device))
     model.requires_grad_(False).eval()

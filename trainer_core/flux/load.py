@@ -1,10 +1,8 @@
 """A FLUX transformer from its file: its shape is read off the keys, its weights come in under diffusers' names, one at a time.
 
 Reads the original (BFL) naming and diffusers' own. Widths, depths and the guidance embedder come from the tensors, so the
-small built-in base and the full 19+38 blocks take the same way. The model is made on the meta device; then each layer in turn
-is read, brought to its format and its place, and quantised at once where that is wanted. So the whole model is never in memory
-in the file's format: the most that is needed beyond the result is one layer. Weights that stay as they are in the file, on
-the CPU, remain views of it.
+small built-in base and the full 19+38 blocks take the same way. The model is made on the meta device and filled a layer at a
+time (`fill.py`).
 """
 
 import re
@@ -15,10 +13,11 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import JobError
 from .dialects import open_transformer
+from .fill import fill
 from .names import Place, places
 from .quantize import Quantiser
 from .tensors import TensorSource
@@ -101,17 +100,8 @@ def load_transformer(
     """
     weights = open_weights(weights) if isinstance(weights, Path) else weights
     model = empty_transformer(weights.shape)
-    for name, module in list(model.named_modules()):
-        own = [part for part, _ in module.named_parameters(recurse=False)]
-        on_host = stays_on_host(name)
-        quantised = quantiser is not None and quantiser.takes(name, module) and not on_host
-        place = torch.device("cpu") if on_host else quantiser.via if quantised else device
-        for part in own:
-            tensor = weights.read(f"{name}.{part}").to(place, dtype)
-            module.register_parameter(part, nn.Parameter(tensor, requires_grad=False))
-        if quantised:
-            model.set_submodule(name, quantiser.quantise(module).to(device))
-    return model.requires_grad_(False).eval()
+    fill(model, weights.read, dtype, device, quantiser, stays_on_host=stays_on_host)
+    return model
 
 
 def config(shape: FluxShape) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from peft.utils.integrations import dequantize_module_weight
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..errors import JobError
 
-UNQUANTISED = ("x_embedder", "context_embedder", "time_text_embed", "proj_out")
+UNQUANTISED = ("x_embedder", "context_embedder", "time_text_embed.*", "proj_out")  # patterns of names
 WHOLE = ("no_change", "bf16")
 COMPILED = ("int4-quanto", "int2-quanto")
 MULTIPLE = 16  # torchao's kernels take layers whose sizes are multiples of this
@@ -49,10 +50,10 @@ class Quantiser:
     via: torch.device
 
     def takes(self, name: str, module: nn.Module) -> bool:
-        """Whether the layer of this name is quantised; those of `unquantised` and all below them are not."""
+        """Whether the layer of this name is quantised; those that a pattern of `unquantised` fits are not."""
         if not isinstance(module, nn.Linear) or module.in_features % MULTIPLE or module.out_features % MULTIPLE:
             return False
-        return not any(name == kept or name.startswith(f"{kept}.") for kept in self.unquantised)
+        return not any(fnmatchcase(name, pattern) for pattern in self.unquantised)
 
     def quantise(self, linear: nn.Linear) -> nn.Module:
         """The layer in fewer bits; the given one is used up."""

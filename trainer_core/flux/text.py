@@ -31,6 +31,7 @@ from .dialects import open_clip, open_t5
 from .files import ModelFiles
 from .fill import Read, fill
 from .flavours import Flavour
+from .quantize import make_quantiser
 from .tensors import TensorSource
 
 CLIP_L = {
@@ -57,6 +58,16 @@ T5_V1_1_XXL = {
 }
 CLIP_PREFIX = "text_model."
 CLIP_HEAD_DIM = 64
+UNQUANTISED_TEXT = {"nf4-bnb": ("*.wo",)}  # transformers casts what goes into T5's wo to its weight's format, here packed bits
+
+
+@dataclass(frozen=True)
+class EncoderFormat:
+    """Number format of the activations, and the precision of each encoder's weights by the names of `quantize.py`."""
+
+    dtype: torch.dtype
+    clip_precision: str = "no_change"
+    t5_precision: str = "no_change"
 
 
 @dataclass(frozen=True)
@@ -80,24 +91,24 @@ class TextEncoders:
         return text_BLD.cpu(), pooled_BP.cpu(), text_mask_BL
 
 
-def load_text_encoders(files: ModelFiles, flavour: Flavour, dtype: torch.dtype, device: torch.device) -> TextEncoders:
+def load_text_encoders(files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device) -> TextEncoders:
     return TextEncoders(
-        clip=load_clip(files.clip_l, dtype, device),
-        t5=load_t5(files.t5, dtype, device),
+        clip=load_clip(files.clip_l, encoding.dtype, device, encoding.clip_precision),
+        t5=load_t5(files.t5, encoding.dtype, device, encoding.t5_precision),
         clip_tokenizer=load_tokenizer(files.clip_tokenizer),
         t5_tokenizer=load_tokenizer(files.t5_tokenizer),
         flavour=flavour,
     )
 
 
-def load_clip(path: Path, dtype: torch.dtype, device: torch.device) -> CLIPTextModel:
+def load_clip(path: Path, dtype: torch.dtype, device: torch.device, precision: str = "no_change") -> CLIPTextModel:
     """CLIP's text tower; JobError when the file is something else."""
     source = open_clip(path)
     config = clip_config(source)
     with torch.device("meta"):
         model = CLIPTextModel(config)
     prefix = CLIP_PREFIX if next(iter(model.state_dict())).startswith(CLIP_PREFIX) else ""  # transformers 5 dropped it
-    _fill(model, source, lambda name: source.read(name.removeprefix(prefix)), dtype, device)
+    _fill(model, source, lambda name: source.read(name.removeprefix(prefix)), dtype, device, precision)
     positions = torch.arange(config.max_position_embeddings, device=device).unsqueeze(0)
     for module in model.modules():
         if "position_ids" in module._buffers:  # not stored in the file, so still on the meta device
@@ -105,12 +116,12 @@ def load_clip(path: Path, dtype: torch.dtype, device: torch.device) -> CLIPTextM
     return model
 
 
-def load_t5(path: Path, dtype: torch.dtype, device: torch.device) -> T5EncoderModel:
+def load_t5(path: Path, dtype: torch.dtype, device: torch.device, precision: str = "no_change") -> T5EncoderModel:
     """T5's encoder; JobError when the file is something else."""
     source = open_t5(path)
     with torch.device("meta"):
         model = T5EncoderModel(t5_config(source))
-    _fill(model, source, source.read, dtype, device, frozenset({"encoder.embed_tokens"}))
+    _fill(model, source, source.read, dtype, device, precision, frozenset({"encoder.embed_tokens"}))
     model.encoder.set_input_embeddings(model.shared)
     return model
 
@@ -192,9 +203,11 @@ def _fill(
     read: Read,
     dtype: torch.dtype,
     device: torch.device,
+    precision: str,
     leave_out: frozenset[str] = frozenset(),
 ) -> None:
+    quantiser = make_quantiser(precision, device, UNQUANTISED_TEXT.get(precision, ()))
     try:
-        fill(model, read, dtype, device, leave_out)
+        fill(model, read, dtype, device, quantiser, leave_out=leave_out)
     except KeyError as error:
         raise JobError(f"{source.path} lacks the tensor {error}; download or copy it again") from None

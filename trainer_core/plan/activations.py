@@ -1,0 +1,110 @@
+"""Memory of one pass through FLUX, rehearsed on a few blocks and counted up to all of them.
+
+Blocks of a kind are alike, so the peak grows by the same for each: three rehearsals, with (1, 1), (2, 1) and (1, 2) double and
+single blocks, give what one more of each kind adds. All 57 would take half a minute.
+
+Legend: B samples, H W picture height and width in pixels, L text tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from ..adapter.build import add_adapter
+from ..adapter.plan import plan_adapter
+from ..flux.load import FluxShape, empty_transformer
+from ..flux.predict import predict_velocity
+from ..flux.recompute import recompute_blocks
+from ..flux.vae import DOWNSCALE, LATENT_CHANNELS
+from ..specs.adapter import LoraSpec
+from .rehearse import peak_bytes
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What goes through the model at once; edges in pixels. `kept_share` is the share of image tokens a TREAD route keeps."""
+
+    batch: int
+    width: int
+    height: int
+    num_text: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens of a sample."""
+        return self.width * self.height // (2 * DOWNSCALE) ** 2
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes at the peak of a pass: `fixed`, and what each block of a kind adds."""
+
+    fixed: int
+    double: int
+    single: int
+
+    def of(self, num_double: float, num_single: float) -> int:
+        return int(self.fixed + num_double * self.double + num_single * self.single)
+
+
+def training_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: Pass, *, checkpointing: bool) -> Growth:
+    """Forward and backward with the adapter on; without the gradients, which are freed as they come."""
+
+    def work(model: nn.Module) -> None:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(_drop)
+        model.train()
+        if checkpointing:
+            recompute_blocks(model, 1)
+        _predict(model, shape, one).square().mean().backward()
+
+    return _growth(shape, lora, dtype, work)
+
+
+def sampling_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: Pass) -> Growth:
+    """One step of the sampler."""
+
+    def work(model: nn.Module) -> None:
+        with torch.no_grad():
+            _predict(model.eval(), shape, one)
+
+    return _growth(shape, lora, dtype, work)
+
+
+def _growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, work: Callable[[nn.Module], None]) -> Growth:
+    def peak(num_double: int, num_single: int) -> int:
+        model = _small_model(replace(shape, num_double=num_double, num_single=num_single), lora, dtype)
+        return peak_bytes(model, lambda: work(model))
+
+    small = peak(1, 1)
+    double, single = peak(2, 1) - small, peak(1, 2) - small
+    return Growth(small - double - single, double, single)
+
+
+def _small_model(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype) -> nn.Module:
+    """On the meta device, in its formats, with the adapter on every layer of the target, whichever blocks the job names."""
+    model = empty_transformer(shape).to(dtype).requires_grad_(False)
+    everywhere = lora.model_copy(update={"lora_blocks": "", "rank_pattern": (), "lora_init_type": "default", "init_lora": ""})
+    if lora.flux_lora_target in ("tiny", "nano"):  # these name blocks that a small model lacks
+        everywhere = everywhere.model_copy(update={"flux_lora_target": "all"})
+    add_adapter(model, plan_adapter(model, everywhere), seed=0)
+    return model
+
+
+def _predict(model: nn.Module, shape: FluxShape, one: Pass) -> torch.Tensor:
+    B = one.batch
+    return predict_velocity(
+        model,
+        torch.empty(B, LATENT_CHANNELS, one.height // DOWNSCALE, one.width // DOWNSCALE),
+        torch.empty(B),
+        torch.empty(B, one.num_text, shape.t5_width),
+        torch.empty(B, shape.clip_width),
+        torch.empty(B),
+    )
+
+
+def _drop(parameter: torch.Tensor) -> None:
+    parameter.grad = None
