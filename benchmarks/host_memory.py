@@ -1,7 +1,9 @@
-"""Host memory while FLUX is loaded and quantised on the CPU: python -m benchmarks.host_memory --precision nf4-bnb --json
+"""Host memory on the CPU at FLUX.1's size: python -m benchmarks.host_memory --precision nf4-bnb --train 256 --json
 
 Writes a file with random weights of the wanted number of blocks (19 and 38 are FLUX.1: 23.8 GB on disk) unless it is there,
-then loads it as a run does. Bars at full size: 9 GiB for nf4-bnb, 15 GiB for int8-quanto.
+then loads it as a run does. Bars at full size: 9 GiB for nf4-bnb, 15 GiB for int8-quanto. `--train` adds one training step at
+that size in pixels (rank 16, all+ffs, gradient checkpointing) and sets what it took beside what the plan says. `--t5` loads the
+T5 XXL encoder instead and encodes a caption (bar: 6 GiB in int8-quanto).
 """
 
 import argparse
@@ -12,37 +14,106 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import FluxTransformer2DModel
 
-from trainer_core.flux.load import load_transformer, open_weights
+from trainer_core.adapter.build import add_adapter
+from trainer_core.adapter.plan import plan_adapter
+from trainer_core.data.buckets import Bucket
+from trainer_core.data.index import Sample
+from trainer_core.flux.files import PICO_FILES
+from trainer_core.flux.flavours import FLAVOURS
+from trainer_core.flux.load import empty_transformer, load_transformer, open_weights
+from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.quantize import make_quantiser, stored_bytes
+from trainer_core.flux.recompute import recompute_blocks
+from trainer_core.flux.text import load_t5
+from trainer_core.job_file import parse_job
+from trainer_core.optimizers import make_optimizer
+from trainer_core.plan.phases import transformer_phases
+from trainer_core.setup import Setup
+from trainer_core.validation.sample import sampler_settings
 
 from .memory import anonymous_bytes, watched
-from .random_flux import FULL, original_shapes, write_random
+from .random_flux import FULL, original_shapes, t5_shapes, write_random
 
 CPU = torch.device("cpu")
 
 
-def load(path: Path, precision: str) -> tuple[dict[str, Any], torch.nn.Module]:
+def make_setup(path: Path, precision: str, pixels: int) -> Setup:
+    """A job on the random file with one picture of that size."""
+    job = parse_job(
+        {
+            "datasets": [{"instance_data_dir": "."}],
+            "base": {"base_model_precision": precision},
+            "lora": {"lora_rank": 16, "flux_lora_target": "all+ffs"},
+            "training": {"max_train_steps": 1, "device": "cpu"},
+            "validation": {"num_validation_images": 0},
+        }
+    )
+    shape, flavour = open_weights(path).shape, FLAVOURS["dev"]
+    return Setup(
+        job=job,
+        flavour=flavour,
+        files=replace(PICO_FILES, transformer=path),
+        shape=shape,
+        spans=(),
+        adapter=plan_adapter(empty_transformer(shape), job.lora, quantised=precision != "no_change"),
+        initial={},
+        samples=(Sample("", path, "", pixels, pixels, Bucket(pixels, pixels)),),
+        eval_samples=(),
+        num_steps=1,
+        prompts=(),
+        sampler=sampler_settings(job.validation, flavour),
+        device=CPU,
+        dtype=torch.bfloat16,
+    )
+
+
+def load(setup: Setup) -> tuple[dict[str, Any], FluxTransformer2DModel]:
     """Load and quantise; what it took, and the transformer."""
-    before = anonymous_bytes()
+    weights = open_weights(setup.files.transformer)
+    quantiser = make_quantiser(setup.job.base.base_model_precision, CPU)
     with watched() as seen:
-        transformer = load_transformer(open_weights(path), torch.bfloat16, CPU, make_quantiser(precision, CPU))
-    blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-    whole = [2 * sum(tensor.numel() for tensor in block.parameters()) for block in blocks_in_file(path)]
+        transformer = load_transformer(weights, setup.dtype, CPU, quantiser)
+    kept = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
+    empty = empty_transformer(setup.shape)
+    whole = [*empty.transformer_blocks, *empty.single_transformer_blocks]
     return {
-        "before_bytes": before,
         **seen,
         "quantised_bytes": stored_bytes(transformer),
-        "largest_block_bytes": max(map(stored_bytes, blocks)),
-        "largest_block_in_file_bytes": max(whole),
+        "largest_block_bytes": max(map(stored_bytes, kept)),
+        "largest_block_in_file_bytes": max(2 * sum(tensor.numel() for tensor in block.parameters()) for block in whole),
     }, transformer
 
 
-def blocks_in_file(path: Path) -> list[torch.nn.Module]:
-    from trainer_core.flux.load import empty_transformer
+def train(setup: Setup, transformer: FluxTransformer2DModel) -> dict[str, Any]:
+    """One step; what it took."""
+    shape, bucket = setup.shape, setup.samples[0].bucket
+    with watched() as seen:
+        parameters = add_adapter(transformer, setup.adapter, seed=0)
+        recompute_blocks(transformer, 1)
+        optimizer = make_optimizer(setup.job.optimizer, list(parameters.values()), 0)
+        transformer.train()
+        prediction = predict_velocity(
+            transformer,
+            torch.randn(1, 16, bucket.height // 8, bucket.width // 8),
+            torch.tensor([0.5]),
+            torch.randn(1, setup.flavour.t5_max_length, shape.t5_width),
+            torch.randn(1, shape.clip_width),
+            torch.tensor([1.0]),
+        )
+        prediction.square().mean().backward()
+        optimizer.step()
+    return seen
 
-    model = empty_transformer(open_weights(path).shape)
-    return [*model.transformer_blocks, *model.single_transformer_blocks]
+
+def encode(path: Path, precision: str) -> dict[str, Any]:
+    """Load T5 and encode one caption of 512 tokens; what it took."""
+    with watched() as seen:
+        t5 = load_t5(path, torch.bfloat16, CPU, precision)
+        with torch.no_grad():
+            t5(torch.ones(1, 512, dtype=torch.long))
+    return {**seen, "quantised_bytes": stored_bytes(t5)}
 
 
 def main() -> None:
@@ -51,13 +122,25 @@ def main() -> None:
     parser.add_argument("--single", type=int, default=FULL.num_single)
     parser.add_argument("--precision", default="nf4-bnb")
     parser.add_argument("--file", type=Path, help="where the random weights are, or will be; else in a temporary folder")
+    parser.add_argument("--train", type=int, default=0, metavar="PIXELS")
+    parser.add_argument("--t5", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    report: dict[str, Any] = {"precision": arguments.precision, "before_bytes": anonymous_bytes()}
     with tempfile.TemporaryDirectory() as folder:
-        path = arguments.file or Path(folder) / "flux.safetensors"
-        write_random(path, original_shapes(replace(FULL, num_double=arguments.double, num_single=arguments.single)))
-        report, _ = load(path, arguments.precision)
-    report = {"precision": arguments.precision, "blocks": [arguments.double, arguments.single], **report}
+        path = arguments.file or Path(folder) / "weights.safetensors"
+        if arguments.t5:
+            write_random(path, t5_shapes())
+            report |= encode(path, arguments.precision)
+        else:
+            shape = replace(FULL, num_double=arguments.double, num_single=arguments.single)
+            write_random(path, original_shapes(shape))
+            setup = make_setup(path, arguments.precision, arguments.train or 256)
+            plan = {phase.name: phase.host for phase in transformer_phases(setup)}
+            loaded, transformer = load(setup)
+            report |= {"blocks": [shape.num_double, shape.num_single], **loaded, "planned_bytes": plan["load"]}
+            if arguments.train:
+                report["train"] = {**train(setup, transformer), "planned_bytes": plan["train"]}
     print(json.dumps(report) if arguments.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
 
 

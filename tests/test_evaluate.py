@@ -71,7 +71,7 @@ def caption_entry(cache: Path, setup, sample: Sample) -> dict:
     from trainer_core.data.encode import encode_captions
 
     paths = encode_captions(
-        [sample.caption], setup.files, setup.flavour, cache, setup.dtype, setup.device, lambda done, total: None
+        [sample.caption], setup.files, setup.flavour, cache, setup.encoding, setup.device, lambda done, total: None
     )
     return read_entry(paths[sample.caption])
 

@@ -8,6 +8,7 @@ Legend: B samples, H W picture height and width in pixels, L text tokens.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -19,12 +20,12 @@ from ..flux.predict import predict_velocity
 from ..flux.recompute import recompute_blocks
 from ..flux.vae import DOWNSCALE, LATENT_CHANNELS
 from ..specs.adapter import LoraSpec
-from .rehearse import peak_bytes
+from .rehearse import Cost, rehearse
 
 
 @dataclass(frozen=True)
 class Pass:
-    """What goes through the model at once; edges in pixels. `kept_share` is the share of image tokens a TREAD route keeps."""
+    """What goes through the model at once; edges in pixels."""
 
     batch: int
     width: int
@@ -39,16 +40,22 @@ class Pass:
 
 @dataclass(frozen=True)
 class Growth:
-    """Bytes at the peak of a pass: `fixed`, and what each block of a kind adds."""
+    """Cost of a pass: what is `fixed`, and what each block of a kind adds."""
 
-    fixed: int
-    double: int
-    single: int
+    fixed: Cost
+    double: Cost
+    single: Cost
 
-    def of(self, num_double: float, num_single: float) -> int:
-        return int(self.fixed + num_double * self.double + num_single * self.single)
+    def peak(self, num_double: float, num_single: float) -> int:
+        """Bytes with so many blocks."""
+        return int(self.fixed.peak + num_double * self.double.peak + num_single * self.single.peak)
+
+    def flops(self, num_double: float, num_single: float) -> int:
+        """Operations with so many blocks."""
+        return int(self.fixed.flops + num_double * self.double.flops + num_single * self.single.flops)
 
 
+@lru_cache(maxsize=32)
 def training_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: Pass, *, checkpointing: bool) -> Growth:
     """Forward and backward with the adapter on; without the gradients, which are freed as they come."""
 
@@ -64,8 +71,9 @@ def training_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: P
     return _growth(shape, lora, dtype, work)
 
 
+@lru_cache(maxsize=32)
 def sampling_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: Pass) -> Growth:
-    """One step of the sampler."""
+    """One prediction without gradient."""
 
     def work(model: nn.Module) -> None:
         with torch.no_grad():
@@ -75,18 +83,22 @@ def sampling_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: P
 
 
 def _growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, work: Callable[[nn.Module], None]) -> Growth:
-    def peak(num_double: int, num_single: int) -> int:
-        model = _small_model(replace(shape, num_double=num_double, num_single=num_single), lora, dtype)
-        return peak_bytes(model, lambda: work(model))
+    def cost(num_double: int, num_single: int) -> Cost:
+        model = small_model(replace(shape, num_double=num_double, num_single=num_single), lora, dtype)
+        return rehearse(model, lambda: work(model))
 
-    small = peak(1, 1)
-    double, single = peak(2, 1) - small, peak(1, 2) - small
-    return Growth(small - double - single, double, single)
+    small = cost(1, 1)
+    double, single = _less(cost(2, 1), small), _less(cost(1, 2), small)
+    return Growth(_less(_less(small, double), single), double, single)
 
 
-def _small_model(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype) -> nn.Module:
+def _less(one: Cost, other: Cost) -> Cost:
+    return Cost(one.peak - other.peak, one.flops - other.flops)
+
+
+def small_model(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype) -> nn.Module:
     """On the meta device, in its formats, with the adapter on every layer of the target, whichever blocks the job names."""
-    model = empty_transformer(shape).to(dtype).requires_grad_(False)
+    model = nn.Module.to(empty_transformer(shape), dtype).requires_grad_(False)  # diffusers' own `to` warns of nothing here
     everywhere = lora.model_copy(update={"lora_blocks": "", "rank_pattern": (), "lora_init_type": "default", "init_lora": ""})
     if lora.flux_lora_target in ("tiny", "nano"):  # these name blocks that a small model lacks
         everywhere = everywhere.model_copy(update={"flux_lora_target": "all"})

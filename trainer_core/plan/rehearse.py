@@ -7,6 +7,7 @@ keeps, what attention saves. What it cannot see: scratch memory inside a kernel,
 
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 
 class LiveBytes(TorchDispatchMode):
@@ -48,10 +50,18 @@ class LiveBytes(TorchDispatchMode):
         self.now -= size
 
 
-def peak_bytes(model: nn.Module, work: Callable[[], Any]) -> int:
-    """The most bytes that the work needs at once beyond the model's own parameters. The model is on the meta device, and is
-    used up; what the work makes itself counts."""
-    with FakeTensorMode(allow_non_fake_inputs=True), LiveBytes() as live:
+@dataclass(frozen=True)
+class Cost:
+    """The most bytes that work needs at once beyond the model's own parameters, and its floating-point operations."""
+
+    peak: int
+    flops: int
+
+
+def rehearse(model: nn.Module, work: Callable[[], Any]) -> Cost:
+    """What the work would cost. The model is on the meta device, and is used up; what the work makes itself counts."""
+    counter = FlopCounterMode(display=False)
+    with FakeTensorMode(allow_non_fake_inputs=True), counter, LiveBytes() as live:
         for module in model.modules():
             for name, parameter in list(module.named_parameters(recurse=False)):
                 fake = torch.empty(parameter.shape, dtype=parameter.dtype)
@@ -60,4 +70,4 @@ def peak_bytes(model: nn.Module, work: Callable[[], Any]) -> int:
                 module.register_buffer(name, torch.empty(buffer.shape, dtype=buffer.dtype), persistent=False)
         before = live.peak = live.now
         work()
-        return live.peak - before
+        return Cost(live.peak - before, counter.get_total_flops())

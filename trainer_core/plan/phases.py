@@ -1,0 +1,214 @@
+"""What a run will need in each of its phases, from the job and the headers of its files; nothing is loaded.
+
+Weights are counted, layer by layer, in the bytes that their precision gives them; the work on them is rehearsed
+(`rehearse.py`). Host memory is what the process owns (anonymous); a base that stays as it is in the file, on the CPU, is
+`mapped`: the system can drop it and read it again, at a price in time. Where there is a card, weights and work are there.
+
+The floors are what Python with torch and the libraries holds before any work: measured on Linux without a card (0.50 GiB); with
+one, CUDA adds to it on both sides, here by what NVIDIA's runtime commonly takes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from torch import nn
+from torch.nn import Parameter
+from transformers import CLIPTextModel, T5EncoderModel
+
+from ..data.encode import CAPTIONS_AT_ONCE
+from ..flux.dialects import open_clip, open_t5, open_vae
+from ..flux.load import FluxShape, empty_transformer
+from ..flux.quantize import METHODS, UNQUANTISED, WHOLE, make_quantiser
+from ..flux.text import UNQUANTISED_TEXT, clip_config, t5_config
+from ..flux.vae import DOWNSCALE, FLUX_VAE, LATENT_CHANNELS, TINY_VAE
+from ..optimizers import make_optimizer
+from ..setup import Setup
+from ..specs.optimizer import OptimizerSpec
+from .activations import Growth, Pass, sampling_growth, training_growth
+from .rehearse import rehearse
+
+GIB = 1 << 30
+HOST_FLOOR = {"cpu": GIB // 2, "cuda": 2 * GIB}
+CARD_FLOOR = {"cpu": 0, "cuda": GIB // 2}
+QUANTISING = 5.5  # quantising a layer takes so many times its bytes in the file: float32 copies and masks, measured on the CPU
+SCRATCH = {"cpu": 200 << 20, "cuda": 0}  # what oneDNN keeps for its products, measured; cuBLAS has its own in the floor
+GRADIENT = FLOAT32 = 4  # bytes a value
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Bytes at the peak of a phase. `mapped` is of the files, and can be dropped; `card` is 0 where there is none."""
+
+    name: str
+    host: int
+    card: int
+    mapped: int = 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Bytes of a model's weights as they are kept, and the largest layer's: as it is kept, and as the file has it."""
+
+    total: int
+    largest_whole: int
+    is_quantised: bool
+
+
+def plan_phases(setup: Setup) -> tuple[Phase, ...]:
+    """All phases, in their order."""
+    return (*encoding_phases(setup), *transformer_phases(setup))
+
+
+def encoding_phases(setup: Setup) -> tuple[Phase, ...]:
+    """Pictures through the VAE, captions through CLIP and T5."""
+    width, height = largest_picture(setup)
+    vae = vae_skeleton(setup)
+    pixels = torch.empty(1, 3, height, width, device="meta")
+    pictures = rehearse(vae, lambda: _without_gradient(vae.encode, torch.empty(pixels.shape)))
+    encoding, captions = setup.encoding, CAPTIONS_AT_ONCE
+    with torch.device("meta"):
+        clip = CLIPTextModel(clip_config(open_clip(setup.files.clip_l))).to(encoding.dtype)
+        t5 = T5EncoderModel(t5_config(open_t5(setup.files.t5))).to(encoding.dtype)
+    both = [
+        kept_weights(clip, encoding.clip_precision, UNQUANTISED_TEXT.get(encoding.clip_precision, ()), encoding.dtype),
+        kept_weights(t5, encoding.t5_precision, UNQUANTISED_TEXT.get(encoding.t5_precision, ()), encoding.dtype),
+    ]
+    tokens = (captions, setup.flavour.t5_max_length)
+    work = rehearse(t5, lambda: _without_gradient(t5, torch.zeros(tokens, dtype=torch.long)))
+    return (
+        _phase(setup, "encode pictures", _bytes(vae_skeleton(setup)), pictures.peak),
+        _phase(setup, "encode captions", sum(weights.total for weights in both), max(work.peak, *map(_transient, both))),
+    )
+
+
+def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
+    """Loading, training, and the pictures of the run."""
+    training, base = setup.job.training, base_weights(setup)
+    adapter = adapter_bytes(setup)
+    width, height = largest_picture(setup)
+    one = Pass(training.train_batch_size, width, height, setup.flavour.t5_max_length)
+    phases = [
+        _phase(setup, "load", base.total, _transient(base), is_base=True),
+        _phase(setup, "train", base.total + adapter, training_work(setup, one) + _for_products(base, setup), is_base=True),
+    ]
+    if setup.prompts:
+        sampled = Pass(1, setup.sampler.width, setup.sampler.height, setup.flavour.t5_max_length)
+        growth = sampling_growth(setup.shape, setup.job.lora, setup.dtype, sampled)
+        vae, latent = vae_skeleton(setup), (1, LATENT_CHANNELS, sampled.height // DOWNSCALE, sampled.width // DOWNSCALE)
+        decoding = rehearse(vae, lambda: _without_gradient(vae.decode, torch.empty(latent)))
+        work = max(_all_blocks(growth, setup.shape), _bytes(vae_skeleton(setup)) + decoding.peak)
+        phases.append(_phase(setup, "pictures", base.total + adapter, work + _for_products(base, setup), is_base=True))
+    return tuple(phases)
+
+
+def training_work(setup: Setup, one: Pass) -> int:
+    """Bytes of activations and gradients at the peak of a step. What TREAD leaves out is not kept in the blocks of its span."""
+    training, shape = setup.job.training, setup.shape
+    gradients = GRADIENT * setup.num_parameters
+    double, single = float(shape.num_double), float(shape.num_single)
+    tokens = one.num_tokens + one.num_text
+    for span in setup.spans:
+        saved = span.ratio * one.num_tokens / tokens
+        double -= saved * sum(span.first <= layer <= span.last for layer in range(shape.num_double))
+        single -= saved * sum(
+            span.first <= layer <= span.last for layer in range(shape.num_double, shape.num_double + shape.num_single)
+        )
+    share = 1 / training.gradient_checkpointing_interval if training.gradient_checkpointing else 0.0
+    kept = least = 0
+    for checkpointing, part in ((True, share), (False, 1 - share)):
+        if part:
+            growth = training_growth(shape, setup.job.lora, setup.dtype, one, checkpointing=checkpointing)
+            kept += part * (double * growth.double.peak + single * growth.single.peak)
+            least = max(least, growth.fixed.peak)
+    is_first = training.gradient_accumulation_steps == 1  # else the gradients of the batches before are there from the start
+    return int(least + (max(kept, gradients) if is_first else kept + gradients))
+
+
+def base_weights(setup: Setup) -> Weights:
+    """The frozen transformer."""
+    model = empty_transformer(setup.shape)
+    return kept_weights(model, setup.job.base.base_model_precision, UNQUANTISED, setup.dtype)
+
+
+def kept_weights(model: nn.Module, precision: str, unquantised: tuple[str, ...], dtype: torch.dtype) -> Weights:
+    """What a model on the meta device takes once it is loaded."""
+    quantiser, total, largest = make_quantiser(precision, torch.device("cpu"), unquantised), 0.0, 0
+    for name, module in model.named_modules():
+        for leaf, parameter in module.named_parameters(recurse=False):
+            is_quantised = quantiser is not None and leaf == "weight" and quantiser.takes(name, module)
+            total += parameter.numel() * (METHODS[precision].bytes_per_weight if is_quantised else dtype.itemsize)
+            largest = max(largest, parameter.numel() * dtype.itemsize)
+    return Weights(int(total), largest, precision not in WHOLE)
+
+
+def adapter_bytes(setup: Setup) -> int:
+    """Weights, optimiser states, running average and remembered start of the adapter."""
+    copies = 1 + setup.job.training.use_ema + (setup.adapter.init in ("olora", "pissa", "loftq"))
+    return int(setup.num_parameters * (copies * FLOAT32 + state_bytes(setup.job.optimizer)))
+
+
+def state_bytes(spec: OptimizerSpec) -> float:
+    """Bytes of state for each trained value, seen on a small matrix; a paged optimiser's states count as if they stayed."""
+    spec = spec.model_copy(update={"optimizer": spec.optimizer.removesuffix("-paged")})
+    matrix = Parameter(torch.zeros(256, 256))
+    optimizer = make_optimizer(spec, [matrix], 0)
+    matrix.grad = torch.full_like(matrix, 1e-3)
+    optimizer.step()
+    tensors = [value for value in optimizer.state[matrix].values() if isinstance(value, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / matrix.numel()
+
+
+def disk_bytes(setup: Setup) -> Mapping[str, int]:
+    """What the caches will hold: latents in float32, captions in the encoders' format; a prompt is a caption too."""
+    samples = (*setup.samples, *setup.eval_samples)
+    cells = sum(sample.bucket.width * sample.bucket.height // DOWNSCALE**2 for sample in samples)
+    captions = len({sample.caption for sample in samples} | {*setup.prompts, ""})
+    text = setup.flavour.t5_max_length * setup.shape.t5_width + setup.shape.clip_width
+    return {"latents": FLOAT32 * LATENT_CHANNELS * cells, "captions": captions * text * setup.dtype.itemsize}
+
+
+def largest_picture(setup: Setup) -> tuple[int, int]:
+    """Width and height of the largest bucket, in pixels."""
+    buckets = [sample.bucket for sample in (*setup.samples, *setup.eval_samples)]
+    largest = max(buckets, key=lambda bucket: bucket.width * bucket.height)
+    return largest.width, largest.height
+
+
+def vae_skeleton(setup: Setup) -> AutoencoderKL | AutoencoderTiny:
+    """The VAE on the meta device."""
+    is_full = "decoder.conv_in.weight" in open_vae(setup.files.vae).entries
+    with torch.device("meta"):
+        return AutoencoderKL(**FLUX_VAE) if is_full else AutoencoderTiny(**TINY_VAE)
+
+
+def _phase(setup: Setup, name: str, weights: int, work: int, *, is_base: bool = False) -> Phase:
+    kind = setup.device.type
+    if kind == "cuda":
+        return Phase(name, HOST_FLOOR[kind], CARD_FLOOR[kind] + weights + work)
+    mapped = base_weights(setup).total if is_base and setup.job.base.base_model_precision in WHOLE else 0
+    return Phase(name, HOST_FLOOR[kind] + weights - mapped + work, 0, mapped)
+
+
+def _transient(weights: Weights) -> int:
+    """What a layer takes while it is read and quantised."""
+    return int(weights.largest_whole * (QUANTISING if weights.is_quantised else 1.0))
+
+
+def _for_products(weights: Weights, setup: Setup) -> int:
+    """What the products need besides activations: a layer brought back to floating numbers, and the kernels' own."""
+    return SCRATCH[setup.device.type] + (weights.largest_whole if weights.is_quantised else 0)
+
+
+def _all_blocks(growth: Growth, shape: FluxShape) -> int:
+    return growth.peak(shape.num_double, shape.num_single)
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
+
+def _without_gradient(function, *arguments):
+    with torch.no_grad():
+        return function(*arguments)

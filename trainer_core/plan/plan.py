@@ -1,0 +1,158 @@
+"""The plan: what a run will need, whether that is there, and the smallest change that would make it fit.
+
+Changes are tried in the order in which they cost least: those that train the same first, then fewer bits, then slower steps,
+then what trains something else. Each is tried alone, then all up to it together.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+
+from ..errors import JobError
+from ..flux.quantize import WHOLE
+from ..job import TrainJob
+from ..setup import Setup
+from .phases import GIB, Phase, disk_bytes, plan_phases
+
+TIGHT = 0.9  # of the memory there is
+SMALL_RESOLUTION = 512
+FITS, IS_TIGHT, TOO_BIG = "fits", "tight", "does not fit"
+
+Change = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes that this process could have now: host memory, and the card's where there is one."""
+
+    host: int
+    card: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`changes` are settings by their path in the job, that would make it fit; empty where it fits, None where none would."""
+
+    phases: tuple[Phase, ...]
+    room: Room
+    disk: Mapping[str, int]
+    verdict: str
+    changes: Change | None
+    seconds_per_step: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_plan(setup: Setup, room: Room | None = None) -> Plan:
+    """The plan of a job on this machine, or one with that much room."""
+    room = room or room_here(setup.device)
+    phases = plan_phases(setup)
+    verdict = judge(phases, room)
+    changes: Change | None = {}
+    if verdict == TOO_BIG:
+        changes = next((tried for tried, other in alternatives(setup) if judge(plan_phases(other), room) != TOO_BIG), None)
+    return Plan(phases, room, disk_bytes(setup), verdict, changes)
+
+
+def room_here(device: torch.device) -> Room:
+    """What is free now, with what this process holds already."""
+    own = psutil.Process().memory_info().rss
+    card = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+    return Room(psutil.virtual_memory().available + own, card)
+
+
+def judge(phases: tuple[Phase, ...], room: Room) -> str:
+    """The verdict on the phase that needs most. A mapped base counts: read again and again from disk, it is of no use."""
+    shares = [(phase.host + phase.mapped) / room.host for phase in phases]
+    shares += [phase.card / room.card for phase in phases if room.card]
+    return FITS if max(shares) <= TIGHT else IS_TIGHT if max(shares) <= 1 else TOO_BIG
+
+
+def refuse_what_cannot_fit(plan: Plan) -> None:
+    """JobError for a run that does not fit, with what would."""
+    if plan.verdict == TOO_BIG:
+        raise JobError(
+            f"this run does not fit into the memory there is:\n{describe(plan)}\n"
+            "or set training.skip_memory_check to start it all the same"
+        )
+
+
+def describe(plan: Plan) -> str:
+    """The plan as people read it."""
+    lines = [f"{'':<18}{'host':>10}{'card':>10}"]
+    for phase in plan.phases:
+        card = f"{phase.card / GIB:8.1f} G" if plan.room.card else f"{'-':>10}"
+        mapped = f"  and {phase.mapped / GIB:.1f} G of the file" if phase.mapped > GIB // 10 else ""
+        lines.append(f"{phase.name:<18}{phase.host / GIB:8.1f} G{card}{mapped}")
+    card = f"{plan.room.card / GIB:8.1f} G" if plan.room.card else f"{'-':>10}"
+    lines.append(f"{'there is':<18}{plan.room.host / GIB:8.1f} G{card}")
+    lines.append(f"caches on disk: {sum(plan.disk.values()) / GIB:.2f} G")
+    if plan.seconds_per_step is not None:
+        lines.append(f"a step takes about {plan.seconds_per_step:.2f} s")
+    lines.append(f"verdict: {plan.verdict}")
+    if plan.changes is None:
+        lines.append("no setting makes it fit; a smaller base or a machine with more memory would")
+    elif plan.changes:
+        lines.append("it would fit with " + ", ".join(f"{field}: {value}" for field, value in plan.changes.items()))
+    return "\n".join(lines)
+
+
+def alternatives(setup: Setup) -> Iterator[tuple[Change, Setup]]:
+    """Changed settings with the job that has them, in the order of what they cost."""
+    changes, together = list(_changes(setup.job)), {}
+    for change in changes:
+        yield change, _changed(setup, change)
+    for change in changes:
+        together |= change
+        yield dict(together), _changed(setup, together)
+
+
+def _changes(job: TrainJob) -> Iterator[Change]:
+    training, base = job.training, job.base
+    if not training.gradient_checkpointing:
+        yield {"training.gradient_checkpointing": True}
+    if training.gradient_checkpointing_interval > 1:
+        yield {"training.gradient_checkpointing_interval": 1}
+    if training.train_batch_size > 1:
+        accumulation = training.train_batch_size * training.gradient_accumulation_steps
+        yield {"training.train_batch_size": 1, "training.gradient_accumulation_steps": accumulation}
+    if base.mixed_precision == "no":
+        yield {"base.mixed_precision": "bf16"}
+    if base.text_encoder_2_precision == "no_change":
+        yield {"base.text_encoder_2_precision": "int8-quanto"}
+    if base.base_model_precision in WHOLE:
+        yield {"base.base_model_precision": "int8-quanto"}
+    if base.base_model_precision != "nf4-bnb":
+        yield {"base.base_model_precision": "nf4-bnb"}
+    if any(dataset.resolution == 0 or dataset.resolution > SMALL_RESOLUTION for dataset in job.datasets):
+        yield {"datasets.resolution": SMALL_RESOLUTION}
+    if job.lora.lora_rank > 4:
+        yield {"lora.lora_rank": max(4, job.lora.lora_rank // 4)}
+
+
+def _changed(setup: Setup, change: Change) -> Setup:
+    """The setup of the job with other settings, as far as the plan looks at it."""
+    parts: dict[str, dict[str, Any]] = {}
+    for path, value in change.items():
+        part, _, field = path.partition(".")
+        parts.setdefault(part, {})[field] = value
+    samples, eval_samples = setup.samples, setup.eval_samples
+    resolution = parts.pop("datasets", {}).get("resolution")
+    if resolution:
+        samples, eval_samples = (tuple(_shrunk(sample, resolution) for sample in group) for group in (samples, eval_samples))
+    specs = {part: getattr(setup.job, part).model_copy(update=fields) for part, fields in parts.items()}
+    job = setup.job.model_copy(update=specs)
+    dtype = torch.bfloat16 if job.base.mixed_precision == "bf16" else torch.float32
+    return replace(setup, job=job, samples=samples, eval_samples=eval_samples, dtype=dtype)
+
+
+def _shrunk(sample: Any, resolution: int) -> Any:
+    """The sample in a bucket of about that area."""
+    bucket = sample.bucket
+    scale = min(1.0, resolution / (bucket.width * bucket.height) ** 0.5)
+    width, height = (max(64, int(edge * scale) // 64 * 64) for edge in (bucket.width, bucket.height))
+    return replace(sample, bucket=type(bucket)(width, height))
