@@ -71,7 +71,8 @@ class Batches:
         chance = random.Random(f"transformer {self.seed} {step}")
         generator = torch.Generator().manual_seed(hash((self.seed, step)) & 0x7FFFFFFF)
         is_other = chance.random() < OTHER_CANVAS_SHARE
-        canvas = chance.choice(OTHER_CANVASES) if is_other else HOME
+        sizes = [width * height for width, height in OTHER_CANVASES]  # the larger, the oftener: they are harder to learn
+        canvas = chance.choices(OTHER_CANVASES, sizes)[0] if is_other else HOME
         is_short = chance.random() < SHORT_SHARE and step < 0.8 * self.num_steps and not is_other
         tokens = canvas[0] * canvas[1] // 256
         size = BATCH if not is_other else max(32, BATCH * 48 // (tokens + text.MAX_LENGTH) // 8 * 8)
