@@ -56,7 +56,7 @@ def _tensors(path: Path, part: str, open_part: Callable[[Path], TensorSource]) -
     """The part's weights for ComfyUI. A file with that part alone is read by ComfyUI's own loader, whatever it is in; from
     whole checkpoints, folders and GGUF the core reads, and what it had to unpack comes in bfloat16.
     """
-    if path.is_file() and path.suffix.lower() == ".safetensors" and parts_in(open_tensors(path)).keys() == {part}:
+    if path.is_file() and path.suffix.lower() == ".safetensors" and parts_in(open_tensors(path)).keys() <= {part}:
         return comfy.utils.load_torch_file(str(path), safe_load=True)
     source = open_part(path)
     prefix = "text_model." if part == "clip_l" else ""

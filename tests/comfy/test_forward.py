@@ -5,22 +5,30 @@ import torch
 from model_files import CPU, FP8, ORIGINAL, SHAPE, checkpoint, in_diffusers, original, prefixed, scaled_fp8, write
 from safetensors.torch import load_file
 from test_files import run_in_comfyui
+from torch import Tensor
 
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.predict import predict_velocity
 
 MOST_RELATIVE_DIFFERENCE = 1e-4
+
+
+def as_comfyui_scales(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scaled fp8 with the biases in fp8 too: ComfyUI 0.3.64 rounds them so when it loads such a file, later ones do not."""
+    return scaled_fp8({name: tensor.to(FP8) if name.endswith(".bias") else tensor for name, tensor in tensors.items()})
+
+
 PLAIN_FP8 = {name: tensor.to(FP8) for name, tensor in ORIGINAL.items()}
 FILES = {
     "fp32": original(torch.float32),
     "fp16": original(torch.float16),
     "bf16": original(torch.bfloat16),
     "fp8": PLAIN_FP8,
-    "scaled_fp8": scaled_fp8(ORIGINAL),
+    "scaled_fp8": as_comfyui_scales(ORIGINAL),
     "prefixed": prefixed("model.diffusion_model.", original(torch.bfloat16)),
     "prefixed_fp8": prefixed("model.diffusion_model.", PLAIN_FP8),
     "checkpoint": checkpoint(original(torch.float16)),
-    "checkpoint_scaled": checkpoint(scaled_fp8(ORIGINAL)),
+    "checkpoint_scaled": checkpoint(as_comfyui_scales(ORIGINAL)),
     "without_guidance": {name: tensor for name, tensor in ORIGINAL.items() if not name.startswith("guidance_in.")},
     "diffusers": in_diffusers(torch.bfloat16),
 }
