@@ -15,6 +15,7 @@ from ..trainer_core.specs.base import BaseModelSpec
 from .widgets import CATEGORY, FluxTrainModel, read_spec, widget
 
 NO_FILE = "none"
+GGUF_KEYS = {"diffusion_models": ("unet_gguf",), "text_encoders": ("clip_gguf",)}
 MEMORY = (  # the widgets after the files, in the order of saved workflows
     "pretrained_model_name_or_path",
     "allow_download",
@@ -80,17 +81,29 @@ class LoadFluxForTraining(io.ComfyNode):
 
 
 def _files(name: str, folder: str, field: str = "") -> io.Input:
-    """A combo of the .safetensors files in one of ComfyUI's model folders."""
-    files = [file for file in folder_paths.get_filename_list(folder) if file.lower().endswith(".safetensors")]
+    """A combo of the .safetensors and .gguf files in one of ComfyUI's model folders."""
+    listed = {file for file in folder_paths.get_filename_list(folder) if file.lower().endswith(".safetensors")}
+    files = sorted(listed | _gguf_files(folder), key=str.lower)
     tooltip = f"{BaseModelSpec.model_fields[field or name + '_path'].description} From ComfyUI's {folder} folder."
     return io.Combo.Input(name, options=[NO_FILE, *files], default=NO_FILE, tooltip=tooltip)
+
+
+def _gguf_files(folder: str) -> set[str]:
+    """ComfyUI itself does not list these; the pack ComfyUI-GGUF adds folders of its own for them."""
+    roots = {Path(root) for key in _keys(folder) for root in folder_paths.get_folder_paths(key)}
+    return {str(path.relative_to(root)) for root in roots for path in root.rglob("*.gguf")} if folder in GGUF_KEYS else set()
+
+
+def _keys(folder: str) -> list[str]:
+    """The folder's key in ComfyUI, and that of ComfyUI-GGUF for the same kind of file where it is installed."""
+    return [folder, *(key for key in GGUF_KEYS.get(folder, ()) if key in folder_paths.folder_names_and_paths)]
 
 
 def _path(folder: str, name: str) -> str:
     """The absolute path of a chosen file; JobError when it has gone."""
     if name == NO_FILE:
         return ""
-    path = folder_paths.get_full_path(folder, name)
+    path = next(filter(None, (folder_paths.get_full_path(key, name) for key in _keys(folder))), None)
     if path is None:
         raise JobError(
             f"LoadFluxForTraining: there is no {name!r} in ComfyUI's {folder} folder; put it there or choose another"

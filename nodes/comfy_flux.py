@@ -6,6 +6,7 @@ sampling shift is its own. Nothing of ComfyUI is patched.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from torch import Tensor
 
 from ..trainer_core import pico
 from ..trainer_core.errors import JobError
+from ..trainer_core.flux.dialects import open_clip, open_t5, open_transformer, open_vae, parts_in
 from ..trainer_core.flux.flavours import FLAVOURS
+from ..trainer_core.flux.resolve import resolve_files
+from ..trainer_core.flux.tensors import TensorSource, open_tensors
 from ..trainer_core.flux.text import load_clip, load_t5, load_tokenizer, token_ids
 from ..trainer_core.specs.base import BaseModelSpec
 
@@ -40,10 +44,28 @@ def load_flux(base: BaseModelSpec) -> tuple[Patcher, comfy.sd.CLIP, comfy.sd.VAE
     if base.model_flavour == "pico":
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(pico.VAE_PATH), safe_load=True))
         return _load_pico_transformer(pico.TRANSFORMER_PATH), _load_pico_clip(), vae
-    model = comfy.sd.load_diffusion_model(base.transformer_path)
+    files = resolve_files(base)
+    model = comfy.sd.load_diffusion_model_state_dict(_tensors(files.transformer, "transformer", open_transformer))
     embeddings = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.load_clip([base.clip_l_path, base.t5_path], embeddings, comfy.sd.CLIPType.FLUX)
-    return model, clip, comfy.sd.VAE(sd=comfy.utils.load_torch_file(base.vae_path, safe_load=True))
+    encoders = [_tensors(files.clip_l, "clip_l", open_clip), _tensors(files.t5, "t5", open_t5)]
+    clip = comfy.sd.load_text_encoder_state_dicts(encoders, embeddings, comfy.sd.CLIPType.FLUX)
+    return model, clip, comfy.sd.VAE(sd=_tensors(files.vae, "vae", open_vae))
+
+
+def _tensors(path: Path, part: str, open_part: Callable[[Path], TensorSource]) -> dict[str, Tensor]:
+    """The part's weights for ComfyUI. A file with that part alone is read by ComfyUI's own loader, whatever it is in; from
+    whole checkpoints, folders and GGUF the core reads, and what it had to unpack comes in bfloat16.
+    """
+    if path.is_file() and path.suffix.lower() == ".safetensors" and parts_in(open_tensors(path)).keys() <= {part}:
+        return comfy.utils.load_torch_file(str(path), safe_load=True)
+    source = open_part(path)
+    prefix = "text_model." if part == "clip_l" else ""
+    return {prefix + name: _packed(source.read(name), entry.dtype) for name, entry in source.entries.items()}
+
+
+def _packed(tensor: Tensor, stored: str) -> Tensor:
+    """In no more bytes than needed: float32 only where the file has it."""
+    return tensor.bfloat16() if tensor.dtype == torch.float32 and stored != "F32" else tensor
 
 
 def apply_lora(model: Patcher, path: Path, strength: float) -> Patcher:

@@ -105,7 +105,31 @@ def compare_t5() -> dict[str, float]:
     tokens = T5XXLTokenizer().tokenize_with_weights(CAPTION)
     text = load_t5(path, torch.float32, CPU)(input_ids=ids).last_hidden_state
     same_tokens = ids[0].tolist() == [number for number, _ in tokens[0]]
-    return {"t5 tokens": 0.0 if same_tokens else 1.0, "t5 sequence": difference(text, theirs.encode_token_weights(tokens)[0])}
+    differences = {"t5 tokens": 0.0 if same_tokens else 1.0}
+    return differences | {
+        "t5 sequence": difference(text, theirs.encode_token_weights(tokens)[0]),
+        "t5 in scaled fp8": compare_scaled_t5(tensors, sizes, ids, tokens),
+    }
+
+
+@torch.no_grad()
+def compare_scaled_t5(tensors: dict[str, torch.Tensor], sizes: dict[str, int], ids: torch.Tensor, tokens: list) -> float:
+    """The same encoder as ComfyUI's t5xxl_fp8_e4m3fn_scaled.safetensors has it."""
+    path = FOLDER / "t5xxl_scaled.safetensors"
+    linear = (".q.weight", ".k.weight", ".v.weight", ".o.weight", ".wi_0.weight", ".wi_1.weight", ".wo.weight")
+    packed = {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}
+    for name, tensor in tensors.items():
+        if name.endswith(linear):
+            scale = tensor.abs().max() / 448
+            packed[name.removesuffix("weight") + "scale_weight"] = scale
+            tensor = (tensor / scale).to(torch.float8_e4m3fn)
+        packed[name] = tensor
+    save_file(packed, path)
+    options = {"t5xxl_model_config": sizes, "t5xxl_scaled_fp8": torch.float8_e4m3fn}
+    theirs = T5XXLModel(device="cpu", dtype=torch.float32, model_options=options)
+    theirs.load_sd(comfy.utils.load_torch_file(str(path), safe_load=True))
+    text = load_t5(path, torch.float32, CPU)(input_ids=ids).last_hidden_state
+    return difference(text, theirs.encode_token_weights(tokens)[0])
 
 
 if __name__ == "__main__":

@@ -63,7 +63,9 @@ def write_lora(alpha: float) -> Path:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    base = job.BaseModelSpec(model_flavour="dev", clip_tokenizer_path="-", t5_tokenizer_path="-", **write_files())
+    base = job.BaseModelSpec(
+        model_flavour="dev", clip_tokenizer_path=str(FOLDER), t5_tokenizer_path=str(FOLDER), **write_files()
+    )
     model, clip, autoencoder = comfy_flux.load_flux(base)
     with_lora = comfy_flux.apply_lora(model, write_lora(1.0), 1.0)
     pixels = torch.rand(1, 32, 48, 3)

@@ -192,8 +192,10 @@ def _count(names: Iterable[str], blocks: str) -> int:
 
 
 def _said(source: TensorSource, fields: tuple[str, ...]) -> dict[str, Any]:
-    """What the file tells of itself that its sizes do not: the built-in base carries its config in the metadata."""
-    said = json.loads(source.metadata.get("config", "{}"))
+    """What is told of the model that its sizes do not tell: in the config.json of a folder, or in a file's metadata, where the
+    built-in base carries it."""
+    beside = source.path / "config.json"
+    said = json.loads(beside.read_text(encoding="utf-8") if beside.is_file() else source.metadata.get("config", "{}"))
     return {field: said[field] for field in fields if field in said}
 
 

@@ -1,0 +1,63 @@
+"""Transformer files in a real ComfyUI: its own forward and the core's agree on each dialect that both can read."""
+
+import pytest
+import torch
+from model_files import CPU, FP8, ORIGINAL, SHAPE, checkpoint, in_diffusers, original, prefixed, scaled_fp8, write
+from safetensors.torch import load_file
+from test_files import run_in_comfyui
+from torch import Tensor
+
+from trainer_core.flux.load import load_transformer
+from trainer_core.flux.predict import predict_velocity
+
+MOST_RELATIVE_DIFFERENCE = 1e-4
+
+
+def as_comfyui_scales(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scaled fp8 with the biases in fp8 too: ComfyUI 0.3.64 rounds them so when it loads such a file, later ones do not."""
+    return scaled_fp8({name: tensor.to(FP8) if name.endswith(".bias") else tensor for name, tensor in tensors.items()})
+
+
+PLAIN_FP8 = {name: tensor.to(FP8) for name, tensor in ORIGINAL.items()}
+FILES = {
+    "fp32": original(torch.float32),
+    "fp16": original(torch.float16),
+    "bf16": original(torch.bfloat16),
+    "fp8": PLAIN_FP8,
+    "scaled_fp8": as_comfyui_scales(ORIGINAL),
+    "prefixed": prefixed("model.diffusion_model.", original(torch.bfloat16)),
+    "prefixed_fp8": prefixed("model.diffusion_model.", PLAIN_FP8),
+    "checkpoint": checkpoint(original(torch.float16)),
+    "checkpoint_scaled": checkpoint(as_comfyui_scales(ORIGINAL)),
+    "without_guidance": {name: tensor for name, tensor in ORIGINAL.items() if not name.startswith("guidance_in.")},
+    "diffusers": in_diffusers(torch.bfloat16),
+}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """The folder with a file of each dialect, what both are given, and what ComfyUI made of it."""
+    folder = tmp_path_factory.mktemp("files")
+    random = torch.Generator().manual_seed(0)
+    given = {
+        "x": torch.randn(2, 16, 6, 4, generator=random),
+        "sigma": torch.tensor([0.3, 0.9]),
+        "text": torch.randn(2, 5, SHAPE.t5_width, generator=random),
+        "pooled": torch.randn(2, SHAPE.clip_width, generator=random),
+        "guidance": torch.tensor([2.5, 2.5]),
+    }
+    for name, tensors in FILES.items():
+        write(folder / f"{name}.safetensors", tensors)
+    write(folder / "inputs.safetensors", given)
+    assert set(run_in_comfyui("forward_files.py", folder)) == FILES.keys()
+    return folder, given
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_comfyui_and_the_core_predict_the_same(compared, name):
+    folder, given = compared
+    theirs = load_file(folder / "outputs" / f"{name}.safetensors")["velocity"]
+    transformer = load_transformer(folder / f"{name}.safetensors", torch.float32, CPU)
+    with torch.no_grad():
+        ours = predict_velocity(transformer, given["x"], given["sigma"], given["text"], given["pooled"], given["guidance"])
+    assert ((ours - theirs).norm() / theirs.norm()).item() < MOST_RELATIVE_DIFFERENCE
