@@ -7,7 +7,8 @@ comes back; what travels on the wires are plain values (specs, paths, ComfyUI's 
     specs.py           LoRAConfig, TREADRoute, OptimizerConfig, FlowScheduleConfig, ValidationConfig, TrainingOptions
     base.py            LoadFluxForTraining
     dataset.py         DatasetBucket            contact_sheet.py  its preview
-    train.py           TrainLoRA                child.py          the child process that trains
+    train.py           TrainLoRA                child.py          the child process that trains and checks
+    plan.py            TrainingPlan
     trained.py         LoadTrainedFlux          comfy_flux.py     pico and FLUX files as ComfyUI's MODEL, CLIP and VAE
     guider.py          AdaptiveGuider           adaptive_cfg.py   its arithmetic
     pictures.py        pictures between files and IMAGE; folders.py  where everything is kept
@@ -21,6 +22,7 @@ from comfy_api.latest import ComfyExtension, io
 from .base import LoadFluxForTraining
 from .dataset import DatasetBucket
 from .guider import AdaptiveGuider
+from .plan import TrainingPlan
 from .specs import FlowScheduleConfig, LoRAConfig, OptimizerConfig, TrainingOptions, TREADRoute, ValidationConfig
 from .train import TrainLoRA
 from .trained import LoadTrainedFlux
@@ -37,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     TrainLoRA,
     LoadTrainedFlux,
     AdaptiveGuider,
+    TrainingPlan,
 ]
 
 

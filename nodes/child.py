@@ -54,7 +54,8 @@ def train(
     write_atomically(run.job_path, dump_job(job).encode())
     events = EventReader(run.events_path, from_end=True)
     with run.log_path.open("ab") as child_log:
-        child = _start(run, home, child_log)
+        command = ["run", str(run.job_path), "--out", str(run.root.parent), "--cache", str(home / "cache")]
+        child = _start([*command, "--json", "--watch-stdin"], run.root, child_log)
         try:
             while child.poll() is None:
                 on_tick()
@@ -68,6 +69,34 @@ def train(
     return _outcome(child.returncode, run)
 
 
+def check(job: TrainJob, home: Path, chart: Path, *, probe: bool, on_tick: Callable[[], None]) -> dict[str, Any]:
+    """What `flux-lora check` says of the job; its plan is drawn into the file `chart`. JobError carries what the user can mend.
+
+    `on_tick` is called several times a second, and may raise to cancel.
+    """
+    job_path, log_path = chart.with_name("job.json"), chart.with_name("check.log")
+    write_atomically(job_path, dump_job(job).encode())
+    command = ["check", str(job_path), "--out", str(home / "runs"), "--chart", str(chart), "--json"]
+    with log_path.open("wb") as log_file:
+        child = _start([*command, "--probe"] if probe else command, chart.parent, log_file)
+        try:
+            while child.poll() is None:
+                on_tick()
+                time.sleep(POLL_SECONDS)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+            child.stdin.close()
+    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+    report = _report(lines)
+    if "error" in report:
+        raise JobError(report["error"])
+    if child.returncode != DONE:
+        raise RuntimeError("the check failed:\n" + "\n".join(lines[-LOG_LINES_SHOWN:]))
+    return report
+
+
 def child_environment(environment: dict[str, str]) -> dict[str, str]:
     """ComfyUI's environment without the CUDA allocator that it chose for itself; text is UTF-8 on every system."""
     name = "PYTORCH_CUDA_ALLOC_CONF"
@@ -76,13 +105,11 @@ def child_environment(environment: dict[str, str]) -> dict[str, str]:
     return kept | ({name: ",".join(settings)} if settings else {}) | {"PYTHONUTF8": "1"}
 
 
-def _start(run: RunDir, home: Path, child_log: BinaryIO) -> "subprocess.Popen[bytes]":
-    """The program `python -m trainer_core run`, with a pipe to its standard input that stays open."""
-    command = [sys.executable, "-c", BOOT, str(PACK_ROOT), "run", str(run.job_path)]
-    command += ["--out", str(run.root.parent), "--cache", str(home / "cache"), "--json", "--watch-stdin"]
+def _start(command: list[str], folder: Path, child_log: BinaryIO) -> "subprocess.Popen[bytes]":
+    """The program `python -m trainer_core` in that folder, with a pipe to its standard input that stays open."""
     return subprocess.Popen(
-        command,
-        cwd=run.root,
+        [sys.executable, "-c", BOOT, str(PACK_ROOT), *command],
+        cwd=folder,
         env=child_environment(dict(os.environ)),
         stdin=subprocess.PIPE,
         stdout=child_log,

@@ -83,10 +83,16 @@ def _ask(args: argparse.Namespace) -> Report:
 def _check(args: argparse.Namespace) -> Report:
     from .data.batches import batches_per_epoch
     from .data.index import count_buckets
+    from .plan.chart import draw_plan
+    from .plan.plan import describe, make_plan
+    from .plan.probe import seconds_per_step
     from .setup import prepare
 
     job = load_job(args.job)
     setup = prepare(job)
+    plan = make_plan(setup, seconds_per_step=seconds_per_step(setup) if args.probe else None)
+    if args.chart:
+        draw_plan(args.chart, plan)
     batches = batches_per_epoch(setup.samples, job.datasets, job.training.train_batch_size)
     run_dir = run_dir_for(job, args.out)
     return {
@@ -101,6 +107,8 @@ def _check(args: argparse.Namespace) -> Report:
         "adapted_layers": len(setup.modules),
         "trainable_parameters": setup.num_parameters,
         "prompts": list(setup.prompts),
+        "plan": plan.to_json(),
+        "plan_text": describe(plan),
     }
 
 
@@ -124,6 +132,7 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
     from .context import RunContext
     from .control import Control
     from .events import EventLog, WarningEvents
+    from .plan.plan import refuse_what_cannot_fit
     from .progress import ProgressBar
     from .setup import prepare
     from .train import run
@@ -131,6 +140,7 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
     warnings = WarningEvents()
     logging.getLogger(__package__).addHandler(warnings)
     setup = prepare(job)
+    refuse_what_cannot_fit(setup)
     with run_dir.owned():
         control = Control(run_dir)
         control.watch_signals()
@@ -167,6 +177,11 @@ def _show_trained(report: Report) -> None:
         print(f"before/after  {report['before_after']}")
     print(f"loss curve    {report['loss_curve']}")
     print(f"run folder    {report['run_dir']}")
+
+
+def _show_checked(report: Report) -> None:
+    _show_fields({name: value for name, value in report.items() if name not in ("plan", "plan_text")})
+    print(report["plan_text"])
 
 
 def _show_fields(report: Report) -> None:
@@ -206,8 +221,10 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("wish", choices=COMMANDS, help="stop saves first; sample makes pictures now")
     for sub in (run, resume):
         sub.add_argument("--watch-stdin", action="store_true", help="save and stop when standard input ends")
-    check = command("check", _check, _show_fields, "check a job and its files without training")
+    check = command("check", _check, _show_checked, "check a job, its files, and whether the memory there is will do")
     check.add_argument("job", type=Path, metavar="JOB.json")
+    check.add_argument("--probe", action="store_true", help="train a step of a small part, to tell how long a step will take")
+    check.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the plan")
     inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
     inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
     return parser

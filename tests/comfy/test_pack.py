@@ -27,6 +27,7 @@ NODE_IDS = {
     "TrainLoRA",
     "LoadTrainedFlux",
     "AdaptiveGuider",
+    "TrainingPlan",
 }
 
 # where each part of the job has its widgets; TrainLoRA has those of the job itself and two of the training's

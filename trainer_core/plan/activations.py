@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..adapter.build import add_adapter
-from ..adapter.plan import plan_adapter
+from ..adapter.plan import AdapterPlan, plan_adapter
 from ..flux.load import FluxShape, empty_transformer
 from ..flux.predict import predict_velocity
 from ..flux.recompute import recompute_blocks
@@ -66,7 +66,7 @@ def training_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: P
         model.train()
         if checkpointing:
             recompute_blocks(model, 1)
-        _predict(model, shape, one).square().mean().backward()
+        predict(model, shape, one).square().mean().backward()
 
     return _growth(shape, lora, dtype, work)
 
@@ -77,14 +77,14 @@ def sampling_growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, one: P
 
     def work(model: nn.Module) -> None:
         with torch.no_grad():
-            _predict(model.eval(), shape, one)
+            predict(model.eval(), shape, one)
 
     return _growth(shape, lora, dtype, work)
 
 
 def _growth(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype, work: Callable[[nn.Module], None]) -> Growth:
     def cost(num_double: int, num_single: int) -> Cost:
-        model = small_model(replace(shape, num_double=num_double, num_single=num_single), lora, dtype)
+        model = _small_model(replace(shape, num_double=num_double, num_single=num_single), lora, dtype)
         return rehearse(model, lambda: work(model))
 
     small = cost(1, 1)
@@ -96,26 +96,32 @@ def _less(one: Cost, other: Cost) -> Cost:
     return Cost(one.peak - other.peak, one.flops - other.flops)
 
 
-def small_model(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype) -> nn.Module:
-    """On the meta device, in its formats, with the adapter on every layer of the target, whichever blocks the job names."""
-    model = nn.Module.to(empty_transformer(shape), dtype).requires_grad_(False)  # diffusers' own `to` warns of nothing here
-    everywhere = lora.model_copy(update={"lora_blocks": "", "rank_pattern": (), "lora_init_type": "default", "init_lora": ""})
-    if lora.flux_lora_target in ("tiny", "nano"):  # these name blocks that a small model lacks
-        everywhere = everywhere.model_copy(update={"flux_lora_target": "all"})
-    add_adapter(model, plan_adapter(model, everywhere), seed=0)
-    return model
+def plan_everywhere(model: nn.Module, lora: LoraSpec) -> AdapterPlan:
+    """The job's adapter on every layer of its target, whichever blocks it names: a small model lacks most of them."""
+    everywhere = {"lora_blocks": "", "rank_pattern": (), "lora_init_type": "default", "init_lora": ""}
+    if lora.flux_lora_target in ("tiny", "nano"):
+        everywhere["flux_lora_target"] = "all"
+    return plan_adapter(model, lora.model_copy(update=everywhere))
 
 
-def _predict(model: nn.Module, shape: FluxShape, one: Pass) -> torch.Tensor:
+def predict(model: nn.Module, shape: FluxShape, one: Pass, make: Callable[..., torch.Tensor] = torch.empty) -> torch.Tensor:
+    """The model's answer to inputs of this size."""
     B = one.batch
     return predict_velocity(
         model,
-        torch.empty(B, LATENT_CHANNELS, one.height // DOWNSCALE, one.width // DOWNSCALE),
-        torch.empty(B),
-        torch.empty(B, one.num_text, shape.t5_width),
-        torch.empty(B, shape.clip_width),
-        torch.empty(B),
+        make(B, LATENT_CHANNELS, one.height // DOWNSCALE, one.width // DOWNSCALE),
+        make(B),
+        make(B, one.num_text, shape.t5_width),
+        make(B, shape.clip_width),
+        make(B),
     )
+
+
+def _small_model(shape: FluxShape, lora: LoraSpec, dtype: torch.dtype) -> nn.Module:
+    """On the meta device, in its formats, with the adapter on."""
+    model = nn.Module.to(empty_transformer(shape), dtype).requires_grad_(False)  # diffusers' own `to` warns of nothing here
+    add_adapter(model, plan_everywhere(model, lora), seed=0)
+    return model
 
 
 def _drop(parameter: torch.Tensor) -> None:

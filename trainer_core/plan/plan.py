@@ -12,10 +12,11 @@ import psutil
 import torch
 
 from ..errors import JobError
+from ..flux.files import file_bytes
 from ..flux.quantize import WHOLE
 from ..job import TrainJob
 from ..setup import Setup
-from .phases import GIB, Phase, disk_bytes, plan_phases
+from .phases import GIB, Phase, disk_bytes, largest_picture, plan_phases
 
 TIGHT = 0.9  # of the memory there is
 SMALL_RESOLUTION = 512
@@ -47,15 +48,15 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(setup: Setup, room: Room | None = None) -> Plan:
-    """The plan of a job on this machine, or one with that much room."""
+def make_plan(setup: Setup, room: Room | None = None, seconds_per_step: float | None = None) -> Plan:
+    """The plan of a job on this machine, or one with that much room; `seconds_per_step` where a probe has told."""
     room = room or room_here(setup.device)
     phases = plan_phases(setup)
     verdict = judge(phases, room)
     changes: Change | None = {}
     if verdict == TOO_BIG:
         changes = next((tried for tried, other in alternatives(setup) if judge(plan_phases(other), room) != TOO_BIG), None)
-    return Plan(phases, room, disk_bytes(setup), verdict, changes)
+    return Plan(phases, room, disk_bytes(setup), verdict, changes, seconds_per_step)
 
 
 def room_here(device: torch.device) -> Room:
@@ -72,13 +73,28 @@ def judge(phases: tuple[Phase, ...], room: Room) -> str:
     return FITS if max(shares) <= TIGHT else IS_TIGHT if max(shares) <= 1 else TOO_BIG
 
 
-def refuse_what_cannot_fit(plan: Plan) -> None:
-    """JobError for a run that does not fit, with what would."""
+def refuse_what_cannot_fit(setup: Setup) -> None:
+    """JobError for a run that does not fit, with what would. A job that is small by any measure is not rehearsed."""
+    if setup.job.training.skip_memory_check or is_surely_small(setup, room_here(setup.device)):
+        return
+    plan = make_plan(setup)
     if plan.verdict == TOO_BIG:
         raise JobError(
             f"this run does not fit into the memory there is:\n{describe(plan)}\n"
             "or set training.skip_memory_check to start it all the same"
         )
+
+
+def is_surely_small(setup: Setup, room: Room) -> bool:
+    """Whether a crude bound from above is far below the memory there is: all files in float32 and once more, and for each
+    token and block twice what a block keeps without checkpointing."""
+    width, height = largest_picture(setup)
+    tokens = width * height // 256 + setup.flavour.t5_max_length
+    work = 128 * setup.job.training.train_batch_size * tokens * setup.shape.width
+    blocks = setup.shape.num_double + setup.shape.num_single
+    files = {setup.files.transformer, setup.files.vae, setup.files.clip_l, setup.files.t5}
+    weights = 8 * sum(file_bytes(path) for path in files) + 32 * setup.num_parameters
+    return GIB + weights + work * blocks < 0.25 * min(filter(None, (room.host, room.card)))
 
 
 def describe(plan: Plan) -> str:

@@ -1,0 +1,154 @@
+"""The plan before the run: counted right, rehearsed right, judged right."""
+
+import json
+import struct
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks.host_memory import make_setup
+from benchmarks.random_flux import FULL, original_shapes
+from support import Command, job_data
+from trainer_core.adapter.build import add_adapter
+from trainer_core.adapter.plan import plan_adapter
+from trainer_core.errors import JobError
+from trainer_core.flux.files import PICO_FILES
+from trainer_core.flux.load import FluxShape, empty_transformer, load_transformer, open_weights
+from trainer_core.flux.quantize import METHODS, UNQUANTISED, make_quantiser, stored_bytes
+from trainer_core.flux.recompute import recompute_blocks
+from trainer_core.job_file import parse_job
+from trainer_core.plan.activations import Pass, predict, sampling_growth, training_growth
+from trainer_core.plan.phases import GIB, kept_weights, plan_phases, state_bytes
+from trainer_core.plan.plan import (
+    FITS,
+    IS_TIGHT,
+    TOO_BIG,
+    Room,
+    describe,
+    is_surely_small,
+    judge,
+    make_plan,
+    refuse_what_cannot_fit,
+    room_here,
+)
+from trainer_core.plan.rehearse import rehearse
+from trainer_core.setup import prepare
+from trainer_core.specs.adapter import LoraSpec
+from trainer_core.specs.optimizer import OptimizerSpec
+
+CPU = torch.device("cpu")
+PICO = open_weights(PICO_FILES.transformer).shape
+ONE = Pass(batch=2, width=96, height=64, num_text=32)
+
+
+def full_flux(folder: Path) -> Path:
+    """A file with the header of the whole FLUX.1 and a hole where its 24 GB would be."""
+    header, end = {}, 0
+    for name, size in original_shapes(FULL).items():
+        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + 2 * prod(size)]}
+        end += 2 * prod(size)
+    text = json.dumps(header).encode()
+    path = folder / "flux.safetensors"
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    return path
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_three_small_rehearsals_tell_the_peak_of_all_blocks(checkpointing):
+    def whole(shape: FluxShape) -> int:
+        model = nn.Module.to(empty_transformer(shape), torch.bfloat16).requires_grad_(False)
+        add_adapter(model, plan_adapter(model, LoraSpec()), seed=0)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda own: setattr(own, "grad", None))
+        model.train()
+        if checkpointing:
+            recompute_blocks(model, 1)
+        return rehearse(model, lambda: predict(model, shape, ONE).square().mean().backward()).peak
+
+    growth = training_growth(PICO, LoraSpec(), torch.bfloat16, ONE, checkpointing=checkpointing)
+    assert growth.peak(2, 4) == pytest.approx(whole(PICO), rel=0.01)
+    deep = replace(PICO, num_double=5, num_single=9)
+    assert growth.peak(5, 9) == pytest.approx(whole(deep), rel=0.01)
+
+
+def test_checkpointing_keeps_less_and_computes_more():
+    plain, saved = (training_growth(PICO, LoraSpec(), torch.bfloat16, ONE, checkpointing=on) for on in (False, True))
+    assert saved.peak(2, 4) < 0.5 * plain.peak(2, 4)
+    assert 1.2 < saved.flops(2, 4) / plain.flops(2, 4) < 1.6
+    looking = sampling_growth(PICO, LoraSpec(), torch.bfloat16, ONE)
+    assert looking.double.peak == looking.single.peak == 0 and looking.flops(2, 4) < 0.5 * plain.flops(2, 4)
+
+
+@pytest.mark.parametrize("precision", ["no_change", *(name for name in METHODS if name not in ("int4-quanto", "int2-quanto"))])
+def test_kept_weights_are_counted_as_they_are_stored(precision):
+    loaded = load_transformer(PICO_FILES.transformer, torch.bfloat16, CPU, make_quantiser(precision, CPU))
+    counted = kept_weights(empty_transformer(PICO), precision, UNQUANTISED, torch.bfloat16)
+    assert counted.total == pytest.approx(stored_bytes(loaded), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("adamw", 8), ("adamw_bf16", 4), ("bnb-adamw8bit", 2), ("bnb-adamw8bit-paged", 2), ("optimi-lion", 4)],
+)
+def test_an_optimisers_states_are_counted(name, expected):
+    assert state_bytes(OptimizerSpec(optimizer=name)) == pytest.approx(expected, rel=0.05)
+
+
+def test_a_whole_flux_is_planned_from_its_header_alone(tmp_path):
+    path = full_flux(tmp_path)
+    peaks = {}
+    for precision in ("no_change", "int8-quanto", "nf4-bnb"):
+        phases = plan_phases(make_setup(path, precision, 512))
+        assert [phase.name for phase in phases] == ["encode pictures", "encode captions", "load", "train"]
+        peaks[precision] = phases[-1].host + phases[-1].mapped
+    # 11.9 billion weights in 2, 1 and half a byte, the adapter with its states, activations, and Python itself
+    assert 23.5 < peaks["no_change"] / GIB < 26.5
+    assert 12.5 < peaks["int8-quanto"] / GIB < 15
+    assert 7.2 < peaks["nf4-bnb"] / GIB < 9.5
+
+
+def test_the_verdict_names_what_costs_least_and_would_fit(tmp_path):
+    setup = make_setup(full_flux(tmp_path), "no_change", 512)
+    assert make_plan(setup, Room(64 * GIB, 0)).verdict == FITS
+    assert make_plan(setup, Room(25 * GIB, 0)).verdict == IS_TIGHT
+    smaller = make_plan(setup, Room(16 * GIB, 0))
+    assert (smaller.verdict, smaller.changes) == (TOO_BIG, {"base.base_model_precision": "int8-quanto"})
+    smallest = make_plan(setup, Room(9 * GIB, 0))
+    assert smallest.changes == {"base.base_model_precision": "nf4-bnb"}
+    nothing = make_plan(setup, Room(GIB, 0))
+    assert nothing.changes is None and "no setting makes it fit" in describe(nothing)
+    assert "it would fit with base.base_model_precision: int8-quanto" in describe(smaller)
+
+
+def test_what_is_small_is_not_rehearsed_and_what_cannot_fit_is_refused(pictures):
+    setup = prepare(parse_job(job_data(pictures)))
+    assert is_surely_small(setup, room_here(CPU)) and judge(plan_phases(setup), room_here(CPU)) == FITS
+    refuse_what_cannot_fit(setup)
+    huge = {"train_batch_size": 1024, "max_train_steps": 1}
+    data = job_data(pictures, training=huge)
+    data["datasets"][0]["resolution"] = 4096
+    with pytest.raises(JobError, match=r"does not fit into the memory there is:(?s:.*)it would fit with|skip_memory_check"):
+        refuse_what_cannot_fit(prepare(parse_job(data)))
+    data["training"]["skip_memory_check"] = True
+    refuse_what_cannot_fit(prepare(parse_job(data)))
+
+
+def test_check_prints_the_plan_times_a_step_and_draws(pictures, tmp_path):
+    (tmp_path / "job.json").write_text(json.dumps({"version": 1, **job_data(pictures)}), encoding="utf-8")
+    checked = Command("check", tmp_path / "job.json", "--probe", "--chart", tmp_path / "plan.png")
+    assert checked.code == 0
+    plan = checked.report["plan"]
+    assert plan["verdict"] == "fits" and plan["changes"] == {}
+    assert [phase["name"] for phase in plan["phases"]] == ["encode pictures", "encode captions", "load", "train"]
+    assert plan["seconds_per_step"] > 0
+    assert "verdict: fits" in checked.report["plan_text"]
+    with Image.open(tmp_path / "plan.png") as chart:
+        assert chart.width == 840
