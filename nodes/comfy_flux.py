@@ -45,14 +45,14 @@ def load_flux(base: BaseModelSpec) -> tuple[Patcher, comfy.sd.CLIP, comfy.sd.VAE
         vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(pico.VAE_PATH), safe_load=True))
         return _load_pico_transformer(pico.TRANSFORMER_PATH), _load_pico_clip(), vae
     files = resolve_files(base)
-    model = comfy.sd.load_diffusion_model_state_dict(_tensors(files.transformer, "transformer", open_transformer))
+    model = comfy.sd.load_diffusion_model_state_dict(tensors_for_comfyui(files.transformer, "transformer", open_transformer))
     embeddings = folder_paths.get_folder_paths("embeddings")
-    encoders = [_tensors(files.clip_l, "clip_l", open_clip), _tensors(files.t5, "t5", open_t5)]
+    encoders = [tensors_for_comfyui(files.clip_l, "clip_l", open_clip), tensors_for_comfyui(files.t5, "t5", open_t5)]
     clip = comfy.sd.load_text_encoder_state_dicts(encoders, embeddings, comfy.sd.CLIPType.FLUX)
-    return model, clip, comfy.sd.VAE(sd=_tensors(files.vae, "vae", open_vae))
+    return model, clip, comfy.sd.VAE(sd=tensors_for_comfyui(files.vae, "vae", open_vae))
 
 
-def _tensors(path: Path, part: str, open_part: Callable[[Path], TensorSource]) -> dict[str, Tensor]:
+def tensors_for_comfyui(path: Path, part: str, open_part: Callable[[Path], TensorSource]) -> dict[str, Tensor]:
     """The part's weights for ComfyUI. A file with that part alone is read by ComfyUI's own loader, whatever it is in; from
     whole checkpoints, folders and GGUF the core reads, and what it had to unpack comes in bfloat16.
     """

@@ -2,11 +2,26 @@
 
 import pytest
 import torch
-from model_files import CPU, FP8, ORIGINAL, SHAPE, checkpoint, in_diffusers, original, prefixed, scaled_fp8, write
+from comfy_server import PACK_ROOT
+from model_files import (
+    CPU,
+    FP8,
+    ORIGINAL,
+    SHAPE,
+    checkpoint,
+    in_diffusers,
+    original,
+    prefixed,
+    scaled_fp8,
+    write,
+    write_gguf,
+    write_pipeline,
+)
 from safetensors.torch import load_file
 from test_files import run_in_comfyui
 from torch import Tensor
 
+from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.predict import predict_velocity
 
@@ -61,3 +76,25 @@ def test_comfyui_and_the_core_predict_the_same(compared, name):
     with torch.no_grad():
         ours = predict_velocity(transformer, given["x"], given["sigma"], given["text"], given["pooled"], given["guidance"])
     assert ((ours - theirs).norm() / theirs.norm()).item() < MOST_RELATIVE_DIFFERENCE
+
+
+def test_comfyui_is_handed_the_parts_of_a_checkpoint_and_of_a_folder_by_its_own_names(tmp_path):
+    clip, t5, vae = (set(load_file(path)) for path in (PICO_FILES.clip_l, PICO_FILES.t5, PICO_FILES.vae))
+    whole = write(tmp_path / "all.safetensors", checkpoint(scaled_fp8(ORIGINAL)))
+    handed = run_in_comfyui("hand_over.py", PACK_ROOT, *[whole] * 4)
+    assert {part: set(names) for part, names in handed.items()} == {
+        "transformer": set(ORIGINAL),
+        "vae": vae,
+        "clip_l": clip,
+        "t5": t5,
+    }
+    assert handed["transformer"]["double_blocks.0.img_attn.qkv.weight"] == "bfloat16", "unpacked, not as float32"
+    folder = write_pipeline(tmp_path / "folder")
+    gguf = write_gguf(tmp_path / "flux.gguf", ORIGINAL, "Q8_0")
+    handed = run_in_comfyui("hand_over.py", PACK_ROOT, gguf, PICO_FILES.vae, folder / "text_encoder", folder / "text_encoder_2")
+    assert {part: set(names) for part, names in handed.items()} == {
+        "transformer": set(ORIGINAL),
+        "vae": vae,
+        "clip_l": clip,
+        "t5": t5,
+    }

@@ -29,11 +29,12 @@ class BaseModelSpec(Spec):
         description="pico is the small FLUX that ships with the pack; the others are the FLUX.1 family and need your model files.",
     )
     transformer_path: str = Field(
-        "", description="FLUX transformer as one .safetensors file, in the original (BFL) or the diffusers naming."
+        "",
+        description="FLUX transformer: one .safetensors or .gguf file, or a diffusers folder; original (BFL) or diffusers naming.",
     )
-    vae_path: str = Field("", description="FLUX VAE as one .safetensors file (ae.safetensors), or TAEF1.")
-    clip_l_path: str = Field("", description="CLIP-L text encoder, one .safetensors file.")
-    t5_path: str = Field("", description="T5 v1.1 XXL encoder, one .safetensors file.")
+    vae_path: str = Field("", description="FLUX VAE (ae.safetensors) as a file or a diffusers folder, or TAEF1.")
+    clip_l_path: str = Field("", description="CLIP-L text encoder, a file or a diffusers folder.")
+    t5_path: str = Field("", description="T5 v1.1 XXL encoder (fp16, fp8, scaled fp8 or GGUF), a file or a diffusers folder.")
     clip_tokenizer_path: str = Field("", description="Folder (or tokenizer.json) of the CLIP tokenizer. Nothing is downloaded.")
     t5_tokenizer_path: str = Field("", description="Folder (or tokenizer.json) of the T5 tokenizer. Nothing is downloaded.")
     mixed_precision: Literal["bf16", "no"] = Field(
