@@ -27,6 +27,7 @@ from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.quantize import make_quantiser, stored_bytes
 from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.flux.text import load_t5
+from trainer_core.host_memory import give_back_at_once
 from trainer_core.job_file import parse_job
 from trainer_core.optimizers import make_optimizer
 from trainer_core.plan.phases import transformer_phases
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--t5", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    give_back_at_once()
     report: dict[str, Any] = {"precision": arguments.precision, "before_bytes": anonymous_bytes()}
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.file or Path(folder) / "weights.safetensors"

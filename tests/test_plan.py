@@ -43,7 +43,7 @@ from trainer_core.specs.optimizer import OptimizerSpec
 
 CPU = torch.device("cpu")
 PICO = open_weights(PICO_FILES.transformer).shape
-ONE = Pass(batch=2, width=96, height=64, num_text=32)
+ONE = Pass(batch=2, width=512, height=256, num_text=64)
 
 
 def full_flux(folder: Path) -> Path:

@@ -32,8 +32,7 @@ from .rehearse import rehearse
 GIB = 1 << 30
 HOST_FLOOR = {"cpu": GIB // 2, "cuda": 2 * GIB}
 CARD_FLOOR = {"cpu": 0, "cuda": GIB // 2}
-QUANTISING = 5.5  # quantising a layer takes so many times its bytes in the file: float32 copies and masks, measured on the CPU
-SCRATCH = {"cpu": 200 << 20, "cuda": 0}  # what oneDNN keeps for its products, measured; cuBLAS has its own in the floor
+QUANTISING = 5.0  # quantising a layer takes so many times its bytes in the file: float32 copies and masks, measured on the CPU
 GRADIENT = FLOAT32 = 4  # bytes a value
 
 
@@ -91,7 +90,7 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
     one = Pass(training.train_batch_size, width, height, setup.flavour.t5_max_length)
     phases = [
         _phase(setup, "load", base.total, _transient(base), is_base=True),
-        _phase(setup, "train", base.total + adapter, training_work(setup, one) + _for_products(base, setup), is_base=True),
+        _phase(setup, "train", base.total + adapter, training_work(setup, one) + _for_products(base), is_base=True),
     ]
     if setup.prompts:
         sampled = Pass(1, setup.sampler.width, setup.sampler.height, setup.flavour.t5_max_length)
@@ -99,7 +98,7 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
         vae, latent = vae_skeleton(setup), (1, LATENT_CHANNELS, sampled.height // DOWNSCALE, sampled.width // DOWNSCALE)
         decoding = rehearse(vae, lambda: _without_gradient(vae.decode, torch.empty(latent)))
         work = max(_all_blocks(growth, setup.shape), _bytes(vae_skeleton(setup)) + decoding.peak)
-        phases.append(_phase(setup, "pictures", base.total + adapter, work + _for_products(base, setup), is_base=True))
+        phases.append(_phase(setup, "pictures", base.total + adapter, work + _for_products(base), is_base=True))
     return tuple(phases)
 
 
@@ -196,9 +195,9 @@ def _transient(weights: Weights) -> int:
     return int(weights.largest_whole * (QUANTISING if weights.is_quantised else 1.0))
 
 
-def _for_products(weights: Weights, setup: Setup) -> int:
-    """What the products need besides activations: a layer brought back to floating numbers, and the kernels' own."""
-    return SCRATCH[setup.device.type] + (weights.largest_whole if weights.is_quantised else 0)
+def _for_products(weights: Weights) -> int:
+    """What the products need besides activations: a layer brought back to floating numbers."""
+    return weights.largest_whole if weights.is_quantised else 0
 
 
 def _all_blocks(growth: Growth, shape: FluxShape) -> int:

@@ -14,6 +14,7 @@ import torch
 from ..errors import JobError
 from ..flux.files import file_bytes
 from ..flux.quantize import WHOLE
+from ..host_memory import give_back_at_once
 from ..job import TrainJob
 from ..setup import Setup
 from .phases import GIB, Phase, disk_bytes, largest_picture, plan_phases
@@ -75,7 +76,10 @@ def judge(phases: tuple[Phase, ...], room: Room) -> str:
 
 def refuse_what_cannot_fit(setup: Setup) -> None:
     """JobError for a run that does not fit, with what would. A job that is small by any measure is not rehearsed."""
-    if setup.job.training.skip_memory_check or is_surely_small(setup, room_here(setup.device)):
+    if is_surely_small(setup, room_here(setup.device)):
+        return
+    give_back_at_once()
+    if setup.job.training.skip_memory_check:
         return
     plan = make_plan(setup)
     if plan.verdict == TOO_BIG:
