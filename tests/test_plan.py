@@ -33,7 +33,7 @@ from trainer_core.plan.plan import (
     is_surely_small,
     judge,
     make_plan,
-    refuse_what_cannot_fit,
+    ready_memory,
     room_here,
 )
 from trainer_core.plan.rehearse import rehearse
@@ -131,14 +131,14 @@ def test_the_verdict_names_what_costs_least_and_would_fit(tmp_path):
 def test_what_is_small_is_not_rehearsed_and_what_cannot_fit_is_refused(pictures):
     setup = prepare(parse_job(job_data(pictures)))
     assert is_surely_small(setup, room_here(CPU)) and judge(plan_phases(setup), room_here(CPU)) == FITS
-    refuse_what_cannot_fit(setup)
+    ready_memory(setup)
     huge = {"train_batch_size": 1024, "max_train_steps": 1}
     data = job_data(pictures, training=huge)
     data["datasets"][0]["resolution"] = 4096
     with pytest.raises(JobError, match=r"does not fit into the memory there is:(?s:.*)it would fit with|skip_memory_check"):
-        refuse_what_cannot_fit(prepare(parse_job(data)))
+        ready_memory(prepare(parse_job(data)))
     data["training"]["skip_memory_check"] = True
-    refuse_what_cannot_fit(prepare(parse_job(data)))
+    ready_memory(prepare(parse_job(data)))
 
 
 def test_check_prints_the_plan_times_a_step_and_draws(pictures, tmp_path):

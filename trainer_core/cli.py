@@ -132,7 +132,7 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
     from .context import RunContext
     from .control import Control
     from .events import EventLog, WarningEvents
-    from .plan.plan import refuse_what_cannot_fit
+    from .plan.plan import ready_memory
     from .progress import ProgressBar
     from .setup import prepare
     from .train import run
@@ -140,7 +140,7 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
     warnings = WarningEvents()
     logging.getLogger(__package__).addHandler(warnings)
     setup = prepare(job)
-    refuse_what_cannot_fit(setup)
+    ready_memory(setup)
     with run_dir.owned():
         control = Control(run_dir)
         control.watch_signals()

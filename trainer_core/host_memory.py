@@ -1,8 +1,8 @@
 """Host memory that is freed goes back to the system at once.
 
 glibc takes a block from a heap once a block of its size (up to 32 MiB) was freed, and a heap shrinks only from its end: one
-small tensor that stays, such as a gradient, keeps the holes below it. Layers brought back from 4 bits are such blocks: a training
-step of the whole FLUX.1 on a CPU held 3.3 GB in holes. With a fixed threshold each large block is mapped on its own and unmapped
+small tensor that stays, such as a gradient, keeps the holes below it. Layers brought back from 4 bits are such blocks: a step
+of the whole FLUX.1 on a CPU held 3.3 GB in holes. With a fixed threshold each large block is mapped on its own and unmapped
 when it is freed. That costs a fifth of a step on a CPU, and nothing where the work is on a card: it is for large models only.
 """
 

@@ -25,6 +25,7 @@ from .flavour_check import check_flavour
 from .flux.files import ModelFiles, fingerprint
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
+from .flux.modulation import is_modulation
 from .flux.quantize import WHOLE, check_kernels, check_precision
 from .flux.resolve import resolve_files
 from .flux.text import EncoderFormat
@@ -68,6 +69,12 @@ class Setup:
         return self.adapter.names
 
     @property
+    def modulation_on_host(self) -> bool:
+        """Whether the modulation layers stay in host memory: where it is wished for, or of use and possible."""
+        wish = self.job.base.modulation_offload
+        return wish == "on" or (wish == "auto" and self.device.type != "cpu" and not _trains_modulation(self.adapter))
+
+    @property
     def encoding(self) -> EncoderFormat:
         """The formats in which captions are encoded."""
         base = self.job.base
@@ -97,6 +104,11 @@ def prepare(job: TrainJob) -> Setup:
     quantised = job.base.base_model_precision not in WHOLE
     adapter = plan_adapter(empty_transformer(shape), job.lora, given, quantised=quantised)
     eval_ids = {dataset.id for dataset in job.datasets if dataset.dataset_type == "eval"}
+    if job.base.modulation_offload == "on" and _trains_modulation(adapter):
+        raise JobError(
+            f"base.modulation_offload is 'on', but lora.flux_lora_target {job.lora.flux_lora_target!r} trains modulation "
+            "layers, which must then be on the card; set it to 'auto', or choose another target"
+        )
     everything = index_datasets(job.datasets, flavour)
     samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)
     if all(sample.is_regularisation for sample in samples):
@@ -120,6 +132,10 @@ def prepare(job: TrainJob) -> Setup:
         device=device,
         dtype=DTYPES[job.base.mixed_precision],
     )
+
+
+def _trains_modulation(adapter: AdapterPlan) -> bool:
+    return any(is_modulation(name) for name in adapter.names)
 
 
 def read_initial(job: TrainJob, shape: FluxShape) -> tuple[dict[str, AdaptedModule], dict[str, Parts]]:
@@ -169,6 +185,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "dtype": str(setup.dtype),
         "files": files,
         "base": asdict(setup.shape),
+        "modulation_on_host": setup.modulation_on_host,
         "routes": [asdict(span) for span in setup.spans],
         "adapter": setup.adapter.summary(),
         "parameters": setup.num_parameters,

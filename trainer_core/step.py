@@ -6,7 +6,7 @@ same noisy latent, sigma, guidance and text, and with no tokens left out. That c
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from .adapter.dropout import SeededDropout, seed_dropouts
 from .adapter.switch import adapter_off
 from .data.batches import Batch, BatchPlan
 from .errors import JobError
+from .flux.modulation import Conditions
 from .flux.predict import predict_velocity
 from .flux.routing import TokenRouter
 from .objective import Objective, attention_mask
@@ -54,6 +55,20 @@ class Judged(NamedTuple):
     sigma_B: Tensor
     dropped: tuple[int, ...]
     tokens: int
+
+
+def conditions_of(plan: BatchPlan, objective: Objective, steps: range, accumulation: int) -> Iterator[Conditions]:
+    """What the modulation of each pass of these steps depends on, in the order of the passes."""
+    for step in steps:
+        first = 0
+        for number in range(step * accumulation, (step + 1) * accumulation):
+            batch = plan.batch(number)
+            draw = objective.draw(batch.latent_BCHW, step, first)
+            conditions = Conditions(draw.sigma_B, draw.guidance_B, batch.pooled_BP)
+            yield conditions
+            if batch.regularised:
+                yield Conditions(*(value[torch.tensor(batch.regularised)] for value in conditions))
+            first += len(batch.names)
 
 
 def flow_loss(

@@ -16,6 +16,7 @@ from .context import RunContext
 from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
 from .data.index import count_buckets
+from .flux.modulation import look_ahead
 from .guard import memory_watched
 from .history import Evaluation, History
 from .job_file import dump_job
@@ -24,12 +25,13 @@ from .optim import learning_rate_at, make_clip, set_learning_rate
 from .run_dir import CONTINUE, PAUSE, SAMPLE, SAVE, RunDir, write_atomically
 from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
-from .step import StepRecord, Update, train_step
+from .step import StepRecord, Update, conditions_of, train_step
 from .trainee import Trainee, build_trainee
 from .validation.evaluate import evaluate
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
+LOOK_AHEAD = 32  # steps whose modulation is computed at once, where it stays on the host
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
 
 
@@ -118,7 +120,8 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         seed=training.seed,
     )
     evaluate_if_due(setup, trainee, caches, context)
-    for step in range(history.step, setup.num_steps):
+    first = history.step
+    for step in range(first, setup.num_steps):
         obey(setup, trainee, caches, context)
         began = time.monotonic()
         learning_rate = learning_rate_at(job.optimizer, step, setup.num_steps)
@@ -126,6 +129,10 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         if not trainee.transformer.training:  # pictures leave it otherwise; the switch itself walks through every module
             trainee.transformer.train()
         with memory_watched(job, f"step {step + 1}"):
+            if setup.modulation_on_host and (step % LOOK_AHEAD == 0 or step == first):
+                group = range(step - step % LOOK_AHEAD, min(step - step % LOOK_AHEAD + LOOK_AHEAD, setup.num_steps))
+                coming = conditions_of(plan, objective, group, training.gradient_accumulation_steps)
+                look_ahead(trainee.transformer, coming, "training")
             record = train_step(
                 trainee.transformer,
                 update,

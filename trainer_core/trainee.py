@@ -16,7 +16,9 @@ from .checkpoint import restore_latest
 from .context import RunContext
 from .ema import Ema
 from .errors import JobError
+from .flux.fill import nothing
 from .flux.load import FluxWeights, load_transformer, open_weights
+from .flux.modulation import is_modulation, keep_on_host
 from .flux.quantize import make_quantiser
 from .flux.recompute import recompute_blocks
 from .flux.routing import TokenRouter
@@ -56,7 +58,11 @@ def load_base(setup: Setup) -> tuple[FluxWeights, FluxTransformer2DModel]:
     weights = open_weights(setup.files.transformer)
     via = torch.device("cpu") if base.quantize_via == "cpu" else setup.device
     quantiser = make_quantiser(base.base_model_precision, via)
-    return weights, load_transformer(weights, setup.dtype, setup.device, quantiser)
+    on_host = is_modulation if setup.modulation_on_host else nothing
+    transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host)
+    if setup.modulation_on_host:
+        keep_on_host(transformer, setup.device)
+    return weights, transformer
 
 
 def build_trainee(setup: Setup, context: RunContext) -> Trainee:

@@ -16,6 +16,11 @@ Read = Callable[[str], Tensor]
 HOST = torch.device("cpu")
 
 
+def nothing(name: str) -> bool:
+    """No layer stays on the host."""
+    return False
+
+
 def fill(
     model: nn.Module,
     read: Read,
@@ -24,7 +29,7 @@ def fill(
     quantiser: Quantiser | None = None,
     *,
     leave_out: frozenset[str] = frozenset(),
-    stays_on_host: Callable[[str], bool] = lambda name: False,
+    stays_on_host: Callable[[str], bool] = nothing,
 ) -> None:
     """Every parameter is read by its name, brought to format and device, and frozen; modules in `leave_out` stay as they are,
     those that stay on the host are neither quantised nor moved.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import JobError
 from .dialects import open_transformer
-from .fill import fill
+from .fill import fill, nothing
 from .names import Place, places
 from .quantize import Quantiser
 from .tensors import TensorSource
@@ -92,7 +92,7 @@ def load_transformer(
     dtype: torch.dtype,
     device: torch.device,
     quantiser: Quantiser | None = None,
-    stays_on_host: Callable[[str], bool] = lambda name: False,
+    stays_on_host: Callable[[str], bool] = nothing,
 ) -> FluxTransformer2DModel:
     """The frozen transformer in evaluation mode. Layers that stay on the host are neither quantised nor moved.
 

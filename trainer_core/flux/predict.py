@@ -21,17 +21,18 @@ def predict_velocity(
     `text_mask_BL` as `joint_mask` takes it; None leaves attention as it is.
     """
     _, _, H, W = x_BCHW.shape
-    first = next(transformer.parameters())  # transformer.device and .dtype look at every module: milliseconds each
-    device, dtype = first.device, first.dtype
+    embedder = transformer.x_embedder.weight  # transformer.device and .dtype look at every module: milliseconds each
+    device, dtype = embedder.device, embedder.dtype
+    conditions = transformer.time_text_embed.timestep_embedder.linear_1.weight.device  # the host, where modulation stays there
     mask = None if text_mask_BL is None else joint_mask(text_mask_BL, H, W)
     if mask is not None and mask.is_floating_point():
         mask = mask.to(dtype)  # attention adds it to logits of this format
     tokens = transformer(
         hidden_states=pack(x_BCHW).to(device, dtype),
         encoder_hidden_states=text_BLD.to(device, dtype),
-        pooled_projections=pooled_BP.to(device, dtype),
-        timestep=sigma_B.to(device),
-        guidance=guidance_B.to(device) if transformer.config.guidance_embeds else None,
+        pooled_projections=pooled_BP.to(conditions, dtype),
+        timestep=sigma_B.to(conditions),
+        guidance=guidance_B.to(conditions) if transformer.config.guidance_embeds else None,
         img_ids=image_ids(H, W).to(device),
         txt_ids=text_ids(text_BLD.shape[1]).to(device),
         joint_attention_kwargs=None if mask is None else {"attention_mask": mask.to(device)},

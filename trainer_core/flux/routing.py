@@ -85,7 +85,7 @@ class TokenRouter:
         """
         assert len(kept) == len(self.spans), f"{len(kept)} draws for {len(self.spans)} spans"
         if any(ids_BK is not None for ids_BK in kept):
-            device = next(self._transformer.parameters()).device
+            device = self._transformer.x_embedder.weight.device
             moved = tuple(None if ids_BK is None else ids_BK.to(device) for ids_BK in kept)
             self._parcel.route = Route(moved, num_routable)
         try:

@@ -74,8 +74,8 @@ def judge(phases: tuple[Phase, ...], room: Room) -> str:
     return FITS if max(shares) <= TIGHT else IS_TIGHT if max(shares) <= 1 else TOO_BIG
 
 
-def refuse_what_cannot_fit(setup: Setup) -> None:
-    """JobError for a run that does not fit, with what would. A job that is small by any measure is not rehearsed."""
+def ready_memory(setup: Setup) -> None:
+    """Before a run: JobError where it does not fit, with what would. What is small by any measure is not rehearsed."""
     if is_surely_small(setup, room_here(setup.device)):
         return
     give_back_at_once()

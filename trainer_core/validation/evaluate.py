@@ -17,6 +17,7 @@ from ..context import RunContext
 from ..data.batches import read_batch
 from ..data.encode import Caches
 from ..data.index import Sample
+from ..flux.modulation import Conditions, look_ahead
 from ..flux.predict import predict_velocity, told_sigma
 from ..objective import attention_mask
 from ..rng import generator
@@ -65,8 +66,10 @@ def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample,
     target = flow.velocity(batch.latent_BCHW, noise)
     at_once = max(1, TOKENS_AT_ONCE * 4 // batch.latent_BCHW[0, 0].numel())
     guidance, text_mask = torch.tensor(setup.job.flow.flux_guidance_value), attention_mask(setup.job.flow, batch.text_mask_BL)
-    losses = []
-    for chunk in told_sigma(sigmas, setup.dtype).split(at_once):
+    losses, chunks = [], told_sigma(sigmas, setup.dtype).split(at_once)
+    passes = [Conditions(chunk, guidance.expand(len(chunk)), batch.pooled_BP.expand(len(chunk), -1)) for chunk in chunks]
+    look_ahead(transformer, passes, "evaluation")
+    for chunk in chunks:
         B = len(chunk)
         x = flow.add_noise(batch.latent_BCHW.expand(B, -1, -1, -1), noise.expand(B, -1, -1, -1), chunk)
         text, pooled = batch.text_BLD.expand(B, -1, -1), batch.pooled_BP.expand(B, -1)

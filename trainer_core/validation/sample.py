@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..flow import dynamic_shift, euler_step, sampling_schedule
 from ..flux.flavours import Flavour
+from ..flux.modulation import Conditions, look_ahead
 from ..flux.predict import predict_velocity
 from ..flux.vae import DOWNSCALE, LATENT_CHANNELS
 from ..specs.validation import ValidationSpec, parse_size
@@ -99,6 +100,7 @@ def sample_latents(
     for start in range(0, len(prompts), at_once):
         chunk = prompts[start : start + at_once]
         x = noise.expand(len(chunk), -1, -1, -1)
+        look_ahead(transformer, [_conditions(sigma, chunk, negative, settings) for sigma in sigmas[:-1]], "pictures")
         for number, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
             if should_stop():
                 return None
@@ -119,13 +121,23 @@ def _guided_velocity(
     settings: SamplerSettings,
 ) -> Tensor:
     """The predicted velocity, with real CFG in one pass of twice the batch where it is on."""
-    B = len(x)
-    guidance = torch.full((2 * B,), settings.guidance)
+    sigma_B, guidance_B, pooled_BP = _conditions(sigma, prompts, negative, settings)
+    text = _asked(prompts, negative, settings)
     if settings.guidance_real <= 1:
-        text = together(prompts)
-        return predict_velocity(transformer, x, sigma.expand(B), text.text_BLD, text.pooled_BP, guidance[:B], text.text_mask_BL)
-    text = together([*prompts, *[negative] * B])
-    x, sigma_B = torch.cat([x, x]), sigma.expand(2 * B)
-    both = predict_velocity(transformer, x, sigma_B, text.text_BLD, text.pooled_BP, guidance, text.text_mask_BL)
+        return predict_velocity(transformer, x, sigma_B, text.text_BLD, pooled_BP, guidance_B, text.text_mask_BL)
+    x = torch.cat([x, x])
+    both = predict_velocity(transformer, x, sigma_B, text.text_BLD, pooled_BP, guidance_B, text.text_mask_BL)
     positive, unconditional = both.chunk(2)
     return unconditional + settings.guidance_real * (positive - unconditional)
+
+
+def _asked(prompts: list[Encoded], negative: Encoded, settings: SamplerSettings) -> Encoded:
+    """What one pass is asked with: the prompts, and with real CFG the negative prompt for each."""
+    return together(prompts if settings.guidance_real <= 1 else [*prompts, *[negative] * len(prompts)])
+
+
+def _conditions(sigma: Tensor, prompts: list[Encoded], negative: Encoded, settings: SamplerSettings) -> Conditions:
+    """Noise level, guidance and pooled text of that pass."""
+    pooled_BP = _asked(prompts, negative, settings).pooled_BP
+    B = len(pooled_BP)
+    return Conditions(sigma.expand(B), torch.full((B,), settings.guidance), pooled_BP)
