@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image, ImageDraw
+from torch import Tensor
 from torch.nn import Parameter
 
 from trainer_core.adapter.build import add_adapter
@@ -16,6 +18,9 @@ from trainer_core.adapter.plan import plan_adapter
 from trainer_core.cli import main
 from trainer_core.context import RunContext
 from trainer_core.events import EventLog
+from trainer_core.flux.files import ModelFiles
+from trainer_core.flux.flavours import FLAVOURS
+from trainer_core.flux.text import EncoderFormat, clip_encoder, t5_encoder
 from trainer_core.job import TrainJob
 from trainer_core.run_dir import RunDir, run_dir_for
 from trainer_core.setup import prepare
@@ -56,6 +61,13 @@ def job_data(pictures: Path, **parts: dict) -> dict:
 def add_lora(transformer: FluxTransformer2DModel, spec: LoraSpec, seed: int = 0) -> dict[str, Parameter]:
     """The adapter of this spec on a transformer, new; its parameters."""
     return add_adapter(transformer, plan_adapter(transformer, spec), seed)
+
+
+def encode_text(files: ModelFiles, captions: list[str], encoding: EncoderFormat | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, L, D) T5's sequences, (B, P) CLIP's pooled vectors, (B, L) the text's mask, with pico's lengths, on the CPU."""
+    encoding, pico, cpu = encoding or EncoderFormat(torch.float32), FLAVOURS["pico"], torch.device("cpu")
+    text_BLD, mask_BL = t5_encoder(files, pico, encoding, cpu).encode(captions)
+    return text_BLD, clip_encoder(files, pico, encoding, cpu).encode(captions), mask_BL
 
 
 class Command:

@@ -8,6 +8,7 @@ from diffusers import FluxTransformer2DModel
 from foreign_adapters import to_diffusers
 from safetensors.torch import save_file
 
+from support import encode_text
 from trainer_core import pico
 from trainer_core.adapter.targets import TARGET_SUFFIXES, target_modules
 from trainer_core.errors import JobError
@@ -16,7 +17,6 @@ from trainer_core.flux.flavours import FLAVOURS, SamplerDefaults
 from trainer_core.flux.load import FluxShape, config, empty_transformer, load_transformer, read_shape
 from trainer_core.flux.names import linear_names, norm_names, to_original
 from trainer_core.flux.predict import predict_velocity
-from trainer_core.flux.text import EncoderFormat, load_text_encoders
 from trainer_core.flux.vae import load_vae
 
 FULL_FLUX = FluxShape(num_double=19, num_single=38, width=3072, in_channels=64, t5_width=4096, clip_width=768, guidance=True)
@@ -110,13 +110,12 @@ def test_pico_is_a_small_flux_that_loads():
 
 def test_picos_encoders_give_what_its_transformer_takes():
     shape = read_shape(PICO_FILES.transformer)
-    encoders = load_text_encoders(PICO_FILES, FLAVOURS["pico"], EncoderFormat(torch.float32), CPU)
-    text, pooled, mask = encoders.encode(["a red cat", "", "a red cat on a blue background with far more words " * 9])
+    text, pooled, mask = encode_text(PICO_FILES, ["a red cat", "", "a red cat on a blue background with far more words " * 9])
     assert text.shape == (3, 32, shape.t5_width) and pooled.shape == (3, shape.clip_width)
     assert not torch.equal(text[0], text[1]) and not torch.equal(pooled[0], pooled[1])
     assert mask.dtype == torch.bool and mask.shape == (3, 32) and mask[2].all()
     assert 0 < mask[1].sum() < mask[0].sum() < 32 and not (mask[:, 1:] & ~mask[:, :-1]).any(), "words first, then padding"
-    again, _, _ = encoders.encode(["a red cat"])
+    again, _, _ = encode_text(PICO_FILES, ["a red cat"])
     torch.testing.assert_close(again[0], text[0], atol=1e-5, rtol=1e-5)
 
 

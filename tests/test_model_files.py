@@ -28,16 +28,15 @@ from model_files import (
 from safetensors.torch import load_file
 from torch import Tensor
 
-from support import job_data, run_in_process
+from support import encode_text, job_data, run_in_process
 from trainer_core.errors import JobError
 from trainer_core.flux.dialects import open_clip, open_t5, open_transformer
 from trainer_core.flux.files import PICO_FILES, ModelFiles, fingerprint
-from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.flux.load import load_transformer, read_shape
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.resolve import resolve_files
 from trainer_core.flux.tensors import open_tensors
-from trainer_core.flux.text import EncoderFormat, load_clip, load_t5, load_text_encoders, load_tokenizer
+from trainer_core.flux.text import load_clip, load_t5, load_tokenizer
 from trainer_core.flux.vae import load_vae, tiny_to_diffusers
 from trainer_core.job_file import parse_job
 from trainer_core.specs.base import BaseModelSpec
@@ -57,7 +56,7 @@ def velocity(path: Path) -> Tensor:
 
 
 def encoded(files: ModelFiles) -> list[Tensor]:
-    return list(load_text_encoders(files, FLAVOURS["pico"], EncoderFormat(torch.float32), CPU).encode(CAPTIONS)[:2])
+    return list(encode_text(files, CAPTIONS)[:2])
 
 
 def decoded(path: Path) -> Tensor:

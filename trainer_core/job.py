@@ -56,6 +56,16 @@ class TrainJob(Spec):
         return self
 
     @model_validator(mode="after")
+    def _swapped_blocks_are_recomputed(self) -> "TrainJob":
+        recomputed = self.training.gradient_checkpointing and self.training.gradient_checkpointing_interval == 1
+        if self.base.blocks_to_swap and not recomputed:
+            raise ValueError(
+                "base.blocks_to_swap needs training.gradient_checkpointing with interval 1: a block that is not recomputed "
+                "keeps its weights on the card until its backward pass, and nothing would be saved"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _something_to_train_on(self) -> "TrainJob":
         kinds = {dataset.dataset_type for dataset in self.datasets}
         if "image" not in kinds:

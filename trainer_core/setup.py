@@ -22,6 +22,7 @@ from .data.batches import batches_per_epoch
 from .data.index import Sample, count_buckets, index_datasets
 from .errors import JobError
 from .flavour_check import check_flavour
+from .flux.attention import check_attention
 from .flux.files import ModelFiles, fingerprint
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
@@ -93,6 +94,8 @@ def prepare(job: TrainJob) -> Setup:
     for field in PRECISION_FIELDS:
         check_precision(getattr(job.base, field), f"base.{field}")
     check_kernels(job.base.base_model_precision, "base.base_model_precision", device)
+    masked = job.flow.flux_attention_masked_training
+    check_attention(job.base.attention_mechanism, masked=masked, precision=job.base.base_model_precision)
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
     check_flavour(job, files, shape)
@@ -109,6 +112,7 @@ def prepare(job: TrainJob) -> Setup:
             f"base.modulation_offload is 'on', but lora.flux_lora_target {job.lora.flux_lora_target!r} trains modulation "
             "layers, which must then be on the card; set it to 'auto', or choose another target"
         )
+    check_memory_options(job, shape)
     everything = index_datasets(job.datasets, flavour)
     samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)
     if all(sample.is_regularisation for sample in samples):
@@ -136,6 +140,17 @@ def prepare(job: TrainJob) -> Setup:
 
 def _trains_modulation(adapter: AdapterPlan) -> bool:
     return any(is_modulation(name) for name in adapter.names)
+
+
+def check_memory_options(job: TrainJob, shape: FluxShape) -> None:
+    """JobError, or a warning, where an option that saves memory cannot."""
+    num_blocks = shape.num_double + shape.num_single
+    if job.base.blocks_to_swap > num_blocks:
+        raise JobError(
+            f"base.blocks_to_swap is {job.base.blocks_to_swap}, but this base has {num_blocks} blocks; give at most that"
+        )
+    if job.base.vae_enable_slicing:
+        log.warning("base.vae_enable_slicing has no effect: pictures go through the VAE one at a time already")
 
 
 def read_initial(job: TrainJob, shape: FluxShape) -> tuple[dict[str, AdaptedModule], dict[str, Parts]]:

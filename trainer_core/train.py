@@ -16,6 +16,7 @@ from .context import RunContext
 from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
 from .data.index import count_buckets
+from .flux.attention import attending
 from .flux.modulation import look_ahead
 from .guard import memory_watched
 from .history import Evaluation, History
@@ -47,7 +48,8 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
         before = make_pictures(setup, trainee, caches, context, step=0)
 
     training_started = time.monotonic()
-    with trainee.assisted(setup.job.base.assistant_lora_strength):
+    mechanism = setup.job.base.attention_mechanism
+    with trainee.assisted(setup.job.base.assistant_lora_strength), attending(mechanism, training=True):
         train(setup, trainee, caches, context)
     train_seconds = time.monotonic() - training_started
 
@@ -91,7 +93,8 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         return report
 
     samples = (*setup.samples, *setup.eval_samples)
-    latents = encode_pictures(samples, setup.files.vae, context.cache_dir, setup.device, progress("encode pictures"))
+    base, report = setup.job.base, progress("encode pictures")
+    latents = encode_pictures(samples, setup.files.vae, context.cache_dir, setup.device, report, tiled=base.vae_enable_tiling)
     captions = [sample.caption for sample in samples]
     captions += [*setup.prompts, setup.job.validation.validation_negative_prompt, ""]
     texts = encode_captions(
@@ -102,6 +105,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         setup.encoding,
         setup.device,
         progress("encode captions"),
+        one_at_a_time=base.offload_during_startup,
     )
     return Caches(latents, texts, encode_masks(setup.samples, context.cache_dir, progress("encode masks")))
 
@@ -215,7 +219,8 @@ def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) ->
 def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, *, step: int) -> list[Path]:
     """A picture of each prompt, by the adapter, its running average, or both; at step 0 by the base alone."""
     wanted, paths = setup.job.training.ema_validation, []
-    with trainee.assisted(setup.job.base.assistant_lora_inference_strength):
+    base = setup.job.base
+    with trainee.assisted(base.assistant_lora_inference_strength), attending(base.attention_mechanism, training=False):
         if trainee.ema is None or step == 0 or wanted != "ema_only":
             with trainee.as_used():
                 paths += render_prompts(setup, trainee.transformer, caches, context, step=step)

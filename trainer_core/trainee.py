@@ -19,6 +19,7 @@ from .errors import JobError
 from .flux.fill import nothing
 from .flux.load import FluxWeights, load_transformer, open_weights
 from .flux.modulation import is_modulation, keep_on_host
+from .flux.offload import block_name, let_blocks_wait, waiting_blocks
 from .flux.quantize import make_quantiser
 from .flux.recompute import recompute_blocks
 from .flux.routing import TokenRouter
@@ -59,7 +60,13 @@ def load_base(setup: Setup) -> tuple[FluxWeights, FluxTransformer2DModel]:
     via = torch.device("cpu") if base.quantize_via == "cpu" else setup.device
     quantiser = make_quantiser(base.base_model_precision, via)
     on_host = is_modulation if setup.modulation_on_host else nothing
-    transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host)
+    num_double, num_blocks = setup.shape.num_double, setup.shape.num_double + setup.shape.num_single
+    waiting = [block_name(number, num_double) for number in waiting_blocks(num_blocks, base.blocks_to_swap)]
+
+    def waits(layer: str) -> bool:
+        return any(layer.startswith(block) for block in waiting)
+
+    transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host, waits)
     if setup.modulation_on_host:
         keep_on_host(transformer, setup.device)
     return weights, transformer
@@ -76,7 +83,10 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
         transformer, setup.adapter, training.seed, setup.initial, lambda layer: weights.read(f"{layer}.weight")
     )
     if training.gradient_checkpointing:
-        recompute_blocks(transformer, training.gradient_checkpointing_interval)
+        interval, offload = training.gradient_checkpointing_interval, training.enable_activation_offloading
+        recompute_blocks(transformer, interval, offload=offload)
+    if setup.job.base.blocks_to_swap:
+        let_blocks_wait(transformer, setup.job.base.blocks_to_swap, setup.device)
     optimizer = make_optimizer(setup.job.optimizer, parameters.values(), training.seed)
     ema = Ema(parameters, training.ema_decay, training.ema_update_interval) if training.use_ema else None
     history = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer, ema)

@@ -50,14 +50,13 @@ def add_adapter(
     """
     with torch.random.fork_rng(devices=[]):  # PEFT draws parts of its own, which are replaced below
         transformer.add_adapter(_peft_config(plan), adapter_name=ADAPTER)
-    layers = adapted_layers(transformer)
+    layers, device = adapted_layers(transformer), transformer.x_embedder.weight.device  # the card, wherever a layer waits
     assert layers.keys() == set(plan.names), "PEFT wrapped other layers than were planned"
     for module in plan.modules:
         layer = layers[module.name]
-        device = layer.get_base_layer().weight.device
         layer.scaling[ADAPTER] = module.strength
         if plan.init in FROM_THE_BASE:
-            _start_from_base(layer, plan.init, module, seed, unquantised)
+            _start_from_base(layer, plan.init, module, seed, unquantised, device)
         else:
             parts = (initial or {}).get(module.name) or fresh_parts(plan.kind, plan.init, module, seed)
             shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
@@ -102,9 +101,11 @@ def _either(names: Iterable[str]) -> str:
     return f"({'|'.join(re.escape(name) for name in names)})"
 
 
-def _start_from_base(layer: Any, init: str, module: AdaptedModule, seed: int, unquantised: Weights | None) -> None:
+def _start_from_base(
+    layer: Any, init: str, module: AdaptedModule, seed: int, unquantised: Weights | None, device: torch.device
+) -> None:
     """A LoRA that remembers its start: pissa and olora are a part of the base, loftq of what quantisation took from it."""
-    weight_OI = dequantised(layer.get_base_layer()).float()
+    weight_OI = dequantised(layer.get_base_layer()).to(device, torch.float32)
     if init == "loftq":
         assert unquantised is not None, "loftq needs the weights as they were before quantisation"
         weight_OI = unquantised(module.name).to(weight_OI.device, torch.float32) - weight_OI

@@ -13,7 +13,7 @@ import torch
 from ..errors import JobError
 from ..flux.files import ModelFiles, fingerprint
 from ..flux.flavours import Flavour
-from ..flux.text import EncoderFormat, load_text_encoders
+from ..flux.text import EncoderFormat, clip_encoder, t5_encoder
 from ..flux.vae import DOWNSCALE, load_vae
 from .cache import content_digest, entry_path, read_entry, write_entry
 from .images import crop_to_bucket, load_rgb, to_cells, to_tensor
@@ -37,16 +37,22 @@ class Caches:
 
 
 def encode_pictures(
-    samples: Sequence[Sample], vae_path: Path, cache_dir: Path, device: torch.device, progress: Progress
+    samples: Sequence[Sample],
+    vae_path: Path,
+    cache_dir: Path,
+    device: torch.device,
+    progress: Progress,
+    *,
+    tiled: bool = False,
 ) -> dict[Sample, Path]:
     """The latent entry of each sample, float32 (16, H, W) under `latent`, encoding those that are missing."""
-    encoder = fingerprint(vae_path)
+    encoder = fingerprint(vae_path) + " tiled" * tiled
     paths = {
         sample: entry_path(cache_dir, "latents", content_digest(sample.path), str(sample.bucket), "centre", encoder)
         for sample in samples
     }
     missing = [(sample, path) for sample, path in paths.items() if not path.exists()]
-    vae = load_vae(vae_path, device) if missing else None
+    vae = load_vae(vae_path, device, tiled=tiled) if missing else None
     progress(len(paths) - len(missing), len(paths))
     for done, (sample, path) in enumerate(missing, len(paths) - len(missing) + 1):
         pixels = to_tensor(crop_to_bucket(load_rgb(sample.path), sample.bucket))
@@ -85,22 +91,31 @@ def encode_captions(
     encoding: EncoderFormat,
     device: torch.device,
     progress: Progress,
+    *,
+    one_at_a_time: bool = False,
 ) -> dict[str, Path]:
-    """The text entry of each distinct caption, encoding those that are missing.
+    """The text entry of each distinct caption, encoding those that are missing; with one_at_a_time CLIP goes before T5 comes.
 
     (L, D) under `text`, its words as (L,) bool under `text_mask` (false is padding), and (P,) under `pooled`.
     """
     encoders = (fingerprint(files.clip_l), fingerprint(files.t5), str(flavour.t5_max_length), str(encoding))
     paths = {caption: entry_path(cache_dir, "captions", caption, *encoders) for caption in captions}
     missing = [caption for caption, path in paths.items() if not path.exists()]
-    model = load_text_encoders(files, flavour, encoding, device) if missing else None
-    progress(len(paths) - len(missing), len(paths))
-    for start in range(0, len(missing), CAPTIONS_AT_ONCE):
-        chunk = missing[start : start + CAPTIONS_AT_ONCE]
-        for caption, text, pooled, text_mask in zip(chunk, *model.encode(chunk), strict=True):
-            entry = {"text": text, "pooled": pooled, "text_mask": text_mask}
+    done = len(paths) - len(missing)
+    progress(done, len(paths))
+    if not missing:
+        return paths
+    chunks = [missing[start : start + CAPTIONS_AT_ONCE] for start in range(0, len(missing), CAPTIONS_AT_ONCE)]
+    clip = clip_encoder(files, flavour, encoding, device)
+    pooled = iter([clip.encode(chunk) for chunk in chunks]) if one_at_a_time else map(clip.encode, chunks)
+    del clip  # where it has done its work, this was the last that held it
+    t5 = t5_encoder(files, flavour, encoding, device)
+    for chunk, pooled_BP in zip(chunks, pooled, strict=True):
+        for caption, pooled_P, text, text_mask in zip(chunk, pooled_BP, *t5.encode(chunk), strict=True):
+            entry = {"text": text, "pooled": pooled_P, "text_mask": text_mask}
             write_entry(paths[caption], {name: tensor.clone() for name, tensor in entry.items()})
-        progress(len(paths) - len(missing) + start + len(chunk), len(paths))
+        done += len(chunk)
+        progress(done, len(paths))
     return paths
 
 

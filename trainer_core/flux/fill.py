@@ -30,9 +30,10 @@ def fill(
     *,
     leave_out: frozenset[str] = frozenset(),
     stays_on_host: Callable[[str], bool] = nothing,
+    waits_on_host: Callable[[str], bool] = nothing,
 ) -> None:
     """Every parameter is read by its name, brought to format and device, and frozen; modules in `leave_out` stay as they are,
-    those that stay on the host are neither quantised nor moved.
+    those that stay on the host are neither quantised nor moved, those that wait there are quantised first.
 
     KeyError when there is no such tensor, JobError when it has another size.
     """
@@ -41,12 +42,13 @@ def fill(
             continue
         on_host = stays_on_host(name)
         is_quantised = quantiser is not None and quantiser.takes(name, module) and not on_host
-        place = HOST if on_host else quantiser.via if is_quantised else device
+        home = HOST if on_host or waits_on_host(name) else device
+        place = quantiser.via if is_quantised else home
         for leaf, empty in list(module.named_parameters(recurse=False)):
             tensor = read(f"{name}.{leaf}")
             if tensor.shape != empty.shape:
                 raise JobError(f"{name}.{leaf} has another size than it should")
             module.register_parameter(leaf, nn.Parameter(tensor.to(place, dtype), requires_grad=False))
         if is_quantised:
-            model.set_submodule(name, quantiser.quantise(module).to(device))
+            model.set_submodule(name, quantiser.quantise(module).to(home))
     model.requires_grad_(False).eval()

@@ -93,14 +93,16 @@ def load_transformer(
     device: torch.device,
     quantiser: Quantiser | None = None,
     stays_on_host: Callable[[str], bool] = nothing,
+    waits_on_host: Callable[[str], bool] = nothing,
 ) -> FluxTransformer2DModel:
-    """The frozen transformer in evaluation mode. Layers that stay on the host are neither quantised nor moved.
+    """The frozen transformer in evaluation mode. Layers that stay on the host are neither quantised nor moved; those that wait
+    there visit the card later (`offload.py`).
 
     JobError when the file lacks a tensor or is no FLUX.
     """
     weights = open_weights(weights) if isinstance(weights, Path) else weights
     model = empty_transformer(weights.shape)
-    fill(model, weights.read, dtype, device, quantiser, stays_on_host=stays_on_host)
+    fill(model, weights.read, dtype, device, quantiser, stays_on_host=stays_on_host, waits_on_host=waits_on_host)
     return model
 
 

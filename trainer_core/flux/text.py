@@ -71,34 +71,45 @@ class EncoderFormat:
 
 
 @dataclass(frozen=True)
-class TextEncoders:
-    """Both encoders with their tokenizers, ready to encode."""
+class ClipEncoder:
+    """CLIP with its tokenizer."""
 
-    clip: PreTrainedModel
-    t5: PreTrainedModel
-    clip_tokenizer: PreTrainedTokenizerBase
-    t5_tokenizer: PreTrainedTokenizerBase
-    flavour: Flavour
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
 
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, L, D) sequence and (B, P) pooled vector in the encoders' number format, and (B, L) bool, false where the
-        sequence is padding; on the CPU."""
-        clip_ids = token_ids(self.clip_tokenizer, captions, self.flavour.clip_max_length).to(self.clip.device)
-        t5_ids, text_mask_BL = tokenized(self.t5_tokenizer, captions, self.flavour.t5_max_length)
-        pooled_BP = self.clip(input_ids=clip_ids).pooler_output
-        text_BLD = self.t5(input_ids=t5_ids.to(self.t5.device)).last_hidden_state
-        return text_BLD.cpu(), pooled_BP.cpu(), text_mask_BL
+    def encode(self, captions: list[str]) -> Tensor:
+        """(B, P) pooled vector in the encoder's number format, on the CPU."""
+        ids = token_ids(self.tokenizer, captions, self.max_length).to(self.model.device)
+        return self.model(input_ids=ids).pooler_output.cpu()
 
 
-def load_text_encoders(files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device) -> TextEncoders:
-    return TextEncoders(
-        clip=load_clip(files.clip_l, encoding.dtype, device, encoding.clip_precision),
-        t5=load_t5(files.t5, encoding.dtype, device, encoding.t5_precision),
-        clip_tokenizer=load_tokenizer(files.clip_tokenizer),
-        t5_tokenizer=load_tokenizer(files.t5_tokenizer),
-        flavour=flavour,
-    )
+@dataclass(frozen=True)
+class T5Encoder:
+    """T5 with its tokenizer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """(B, L, D) sequence in the encoder's number format, and (B, L) bool, false where it is padding; on the CPU."""
+        ids, text_mask_BL = tokenized(self.tokenizer, captions, self.max_length)
+        return self.model(input_ids=ids.to(self.model.device)).last_hidden_state.cpu(), text_mask_BL
+
+
+def clip_encoder(files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device) -> ClipEncoder:
+    """CLIP of these files, ready to encode."""
+    model = load_clip(files.clip_l, encoding.dtype, device, encoding.clip_precision)
+    return ClipEncoder(model, load_tokenizer(files.clip_tokenizer), flavour.clip_max_length)
+
+
+def t5_encoder(files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device) -> T5Encoder:
+    """T5 of these files, ready to encode."""
+    model = load_t5(files.t5, encoding.dtype, device, encoding.t5_precision)
+    return T5Encoder(model, load_tokenizer(files.t5_tokenizer), flavour.t5_max_length)
 
 
 def load_clip(path: Path, dtype: torch.dtype, device: torch.device, precision: str = "no_change") -> CLIPTextModel:

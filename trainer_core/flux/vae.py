@@ -8,6 +8,7 @@ Always float32: a VAE is small, and rounding here would end in every training st
 Legend: B, pixels (B, 3, 8H, 8W) in [-1, 1], latents (B, 16, H, W) of about unit variance.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,11 @@ from torch import Tensor
 from ..errors import JobError
 from .dialects import open_vae
 
+log = logging.getLogger(__name__)
+
 LATENT_CHANNELS = 16
 DOWNSCALE = 8
+TILE = 512  # pixels; diffusers' own 1024 would leave pictures of FLUX's home size whole
 FLUX_SCALE, FLUX_SHIFT = 0.3611, 0.1159  # of FLUX.1's VAE config
 FLUX_VAE = {
     "in_channels": 3,
@@ -66,8 +70,8 @@ class Vae:
         return self.model.decode(latents).sample.cpu()
 
 
-def load_vae(path: Path, device: torch.device) -> Vae:
-    """The VAE in this file; JobError when it is neither of the two kinds."""
+def load_vae(path: Path, device: torch.device, *, tiled: bool = False) -> Vae:
+    """The VAE in this file; JobError when it is neither of the two kinds. Tiled, it takes pictures above TILE in pieces."""
     source = open_vae(path)
     tensors = {name: source.read(name).float() for name in source.entries}
     if "decoder.conv_in.weight" in tensors:
@@ -78,7 +82,19 @@ def load_vae(path: Path, device: torch.device) -> Vae:
         model.load_state_dict(tensors)
     except RuntimeError:
         raise JobError(f"{path} is a VAE of another model, or with pieces missing; choose ae.safetensors") from None
+    if tiled:
+        take_in_tiles(model)
     return Vae(model.to(device).requires_grad_(False).eval(), device)
+
+
+def take_in_tiles(model: AutoencoderKL | AutoencoderTiny) -> None:
+    """Have the VAE take pictures above TILE in pieces. TAEF1 needs little memory, and diffusers' tiles know it with 4 channels
+    only, so it takes them whole."""
+    if isinstance(model, AutoencoderTiny):
+        log.warning("base.vae_enable_tiling has no effect with TAEF1, which takes large pictures whole in little memory")
+        return
+    model.enable_tiling()
+    model.tile_sample_min_size, model.tile_latent_min_size = TILE, TILE // DOWNSCALE
 
 
 def tiny_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

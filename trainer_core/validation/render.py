@@ -45,7 +45,7 @@ def render_prompts(
         latents = sample_latents(transformer, prompts, negative, setup.sampler, context.should_stop, report)
     if latents is None:
         return paths
-    vae = load_vae(setup.files.vae, setup.device)
+    vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
     for index, (prompt, path, latent) in enumerate(zip(setup.prompts, paths, latents, strict=True)):
         _save_png(path, vae.decode(latent.unsqueeze(0))[0])
         context.events.emit("sample", step=step, index=index, prompt=prompt, path=str(path))
