@@ -121,7 +121,7 @@ def test_a_run_gives_the_same_bytes_with_the_option(option, pictures, tmp_path):
 
 
 def test_waiting_blocks_without_checkpointing_are_refused(pictures):
-    with pytest.raises(JobError, match="blocks_to_swap needs training.gradient_checkpointing"):
+    with pytest.raises(JobError, match=r"blocks_to_swap needs training\.gradient_checkpointing"):
         parse_job(job_data(pictures, base={"blocks_to_swap": 2}))
     with pytest.raises(JobError, match="enable_activation_offloading has no effect without gradient_checkpointing"):
         parse_job(job_data(pictures, training={"enable_activation_offloading": True}))
