@@ -3,41 +3,22 @@
 The adapters are a little off their start, so that every one of their weights has a gradient.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from test_tread import SEAM, TOKENS, build, close, draws, generators, gradients, inputs, removed, routed, run
 from torch import multiprocessing, nn
 from torch.nn import Parameter
-from torch.nn.parallel import DistributedDataParallel
+from two_processes import ADAPTERS, add_started, process, ready, trained
 
 from support import job_data, run_in_process
-from trainer_core.adapter.build import add_adapter
-from trainer_core.adapter.plan import plan_adapter
 from trainer_core.flux.quantize import make_quantiser
 from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.flux.routing import TokenRouter
 from trainer_core.job_file import parse_job
-from trainer_core.specs.adapter import LoraSpec
 
-STEPS = 4
-ADAPTERS = {
-    "lora": LoraSpec(lora_rank=4, flux_lora_target="all+ffs"),
-    "lokr": LoraSpec(lora_type="lokr", flux_lora_target="all+ffs"),
-}
 BASES = pytest.mark.parametrize("precision", ["nf4-bnb", "int8-quanto"])
 KINDS = pytest.mark.parametrize("kind", list(ADAPTERS))
-
-
-def add_started(model: FluxTransformer2DModel, kind: str) -> dict[str, Parameter]:
-    """Put the adapter on, a little off its start; its parameters."""
-    parameters = add_adapter(model, plan_adapter(model, ADAPTERS[kind]), seed=0)
-    (random,) = generators(11)
-    for parameter in parameters.values():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=random)
-    return parameters
 
 
 def quantised(precision: str, kind: str) -> tuple[FluxTransformer2DModel, dict[str, Parameter]]:
@@ -171,41 +152,15 @@ def test_a_quantised_run_with_routes_and_pictures_trains_to_its_end(pictures, tm
 # Two processes
 
 
-def trained(model: nn.Module, router: TokenRouter, parameters: dict[str, Parameter], samples: list[int]) -> list[dict]:
-    """The gradients of each step, then the parameters, after a few steps on these samples, each with tokens of its own."""
-    everything, found = inputs(), []
-    data = {name: value if name.endswith("ids") else value[samples] for name, value in everything.items()}
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-3)
-    for step in range(STEPS):
-        with router.routed(draws(router.spans, *(10 * step + sample for sample in samples))):
-            loss = run(model, data).square().mean()
-        loss.backward()
-        found.append({name: parameter.grad.clone() for name, parameter in parameters.items()})
-        optimizer.step()
-        optimizer.zero_grad()
-    return [*found, {name: parameter.detach().clone() for name, parameter in parameters.items()}]
-
-
-def ready() -> tuple[FluxTransformer2DModel, TokenRouter, dict[str, Parameter]]:
-    model = build().train()
-    parameters = add_started(model, "lora")
-    recompute_blocks(model, 1)
-    return model, TokenRouter(model, [SEAM]), parameters
-
-
-def process(rank: int, folder: Path) -> None:
-    """One of the two: it trains on the sample of its own number and leaves what it found in the folder."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder / 'meeting'}", rank=rank, world_size=2)
-    model, router, parameters = ready()
-    found = trained(DistributedDataParallel(model), router, parameters, [rank])
-    torch.save(found, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 def test_two_processes_train_with_routes_as_one_with_both_samples_does(tmp_path):
-    """The same parameters in both, bit for bit, and the gradients of one process that has both samples in a batch."""
-    multiprocessing.spawn(process, (tmp_path,), nprocs=2)
+    """The same parameters in both, bit for bit, and the gradients of one process that has both samples in a batch.
+
+    This process is the first of the two, which saves the imports of one more."""
+    other = multiprocessing.get_context("spawn").Process(target=process, args=(1, tmp_path))
+    other.start()
+    process(0, tmp_path)
+    other.join()
+    assert other.exitcode == 0
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     together = trained(*ready(), [0, 1])
     *gradients_of_steps, last = zip(first, second, together, strict=True)
