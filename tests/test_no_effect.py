@@ -34,7 +34,6 @@ TABLES = {
     DatasetSpec: no_effect.DATASET,
 }
 COURSES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
-NO_PICTURES: dict[str, Any] = {"num_validation_images": 0}
 FOLDER = {"instance_data_dir": "."}
 MASKS = FOLDER | {"mask_data_dir": "masks"}
 
@@ -79,19 +78,8 @@ CASES += [
         ValidationSpec,
         "validation_negative_prompt",
         "blurry",
-        [NO_PICTURES, {"validation_guidance_real": 1.0}, {"validation_guidance_real": 0.0}],
+        [{"validation_guidance_real": 1.0}, {"validation_guidance_real": 0.0}],
         [{}, {"validation_guidance_real": 3.0}],
-    ),
-    (ValidationSpec, "validation_seed", 7, [NO_PICTURES], [{}, NO_PICTURES | {"eval_steps_interval": 10}]),
-    *(
-        (ValidationSpec, field, value, [NO_PICTURES], [{}, {"validation_prompts": ("a cat",)}])
-        for field, value in (
-            ("validation_resolution", "512x512"),
-            ("validation_num_inference_steps", 20),
-            ("validation_guidance", 3.5),
-            ("validation_guidance_real", 3.0),
-            ("validation_step_interval", 100),
-        )
     ),
     *(
         (LoraSpec, field, value, [{}, {"lora_type": "loha"}], [{"lora_type": "lokr"}])
@@ -178,6 +166,16 @@ def test_what_only_the_whole_job_can_tell_is_warned_of_once(pictures, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "routes.0.keep_masked has no effect: no dataset has mask_data_dir",
         "training.ema_validation has no effect: validation.num_validation_images is 0, so there are no pictures",
+    ]
+    caplog.clear()
+    settings = {"validation_seed": 7, "validation_step_interval": 5, "validation_guidance": 4.0}
+    job = parse_job(job_data(pictures, validation=settings))
+    warn_of_idle(job, setup.shape, setup.sampler, num_prompts=0)
+    evaluated = job.model_copy(update={"validation": job.validation.model_copy(update={"eval_steps_interval": 5})})
+    warn_of_idle(evaluated, setup.shape, setup.sampler, num_prompts=0)
+    assert [record.getMessage().split(" has no effect: ")[0] for record in caplog.records] == [
+        *("validation.validation_guidance", "validation.validation_seed", "validation.validation_step_interval"),
+        *("validation.validation_guidance", "validation.validation_step_interval"),
     ]
     caplog.clear()
     flow, validation = {"flux_guidance_value": 3.5}, {"num_validation_images": 1, "validation_negative_prompt": "blurry"}

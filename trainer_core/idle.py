@@ -1,6 +1,7 @@
-"""Settings that do nothing in this job, though each part is in order by itself: a warning for each, once, with the reason.
+"""Settings that do nothing in this job, though each part is in order by itself: a warning, once, with the reason.
 
-What a part alone can tell is an error (`specs/no_effect.py`); here it takes two parts, or the base's files.
+What a part alone can tell is an error (`specs/no_effect.py`); here it takes two parts, or the base's files. And who switches
+the pictures off for one run shall not have to clear how they would be made.
 """
 
 import logging
@@ -12,12 +13,21 @@ from .validation.sample import SamplerSettings
 
 log = logging.getLogger(__name__)
 
+PICTURES = (
+    "validation_negative_prompt",
+    "validation_resolution",
+    "validation_num_inference_steps",
+    "validation_guidance",
+    "validation_guidance_real",
+    "validation_seed",
+    "validation_step_interval",
+)
 GUIDANCE = ("flux_guidance_value", "flux_guidance_mode", "flux_guidance_min", "flux_guidance_max")
 
 
 def warn_of_idle(job: TrainJob, shape: FluxShape, sampler: SamplerSettings, num_prompts: int) -> None:
     """Log what has no effect here. Nothing is said of a setting at its default."""
-    for line in [*_about_masks(job), *_about_guidance(job, shape), *_about_pictures(job, sampler, num_prompts)]:
+    for line in [*_about_masks(job), *_about_guidance(job, shape, num_prompts), *_about_pictures(job, sampler, num_prompts)]:
         log.warning("%s", line)
 
 
@@ -31,21 +41,25 @@ def _about_masks(job: TrainJob) -> list[str]:
     ]
 
 
-def _about_guidance(job: TrainJob, shape: FluxShape) -> list[str]:
+def _about_guidance(job: TrainJob, shape: FluxShape, num_prompts: int) -> list[str]:
     if shape.guidance:
         return []
     names = [f"flow.{name}" for name in changed(job.flow, GUIDANCE)]
-    names += [f"validation.{name}" for name in changed(job.validation, ["validation_guidance"])]
+    if num_prompts:
+        names += [f"validation.{name}" for name in changed(job.validation, ["validation_guidance"])]
     return [f"{name} has no effect: this base has no guidance embedder" for name in names]
 
 
 def _about_pictures(job: TrainJob, sampler: SamplerSettings, num_prompts: int) -> list[str]:
-    lines = []
-    if not num_prompts and changed(job.training, ["ema_validation"]):
-        lines.append("training.ema_validation has no effect: validation.num_validation_images is 0, so there are no pictures")
-    if num_prompts and sampler.guidance_real <= 1 and changed(job.validation, ["validation_negative_prompt"]):
-        lines.append(
+    if num_prompts:
+        if sampler.guidance_real > 1 or not changed(job.validation, ["validation_negative_prompt"]):
+            return []
+        return [
             "validation.validation_negative_prompt has no effect: real CFG is off with this base, unless "
             "validation.validation_guidance_real is above 1"
-        )
-    return lines
+        ]
+    names = [f"validation.{name}" for name in changed(job.validation, PICTURES)]
+    if job.validation.eval_steps_interval and "validation.validation_seed" in names:
+        names.remove("validation.validation_seed")  # evaluation draws by it too
+    names += [f"training.{name}" for name in changed(job.training, ["ema_validation"])]
+    return [f"{name} has no effect: validation.num_validation_images is 0, so there are no pictures" for name in names]

@@ -2,7 +2,7 @@
 
 Whoever moves a setting from its default expects something of it, so one that nothing would read is an error with the mend in
 it. It is compared with the default and not asked whether it was given: a node always sends every field. What depends on
-other parts of the job, or on the files, is found later and only warned of (`idle.py`).
+other parts of the job or on the files, and what waits while pictures are off, is only warned of (`idle.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -34,10 +34,6 @@ def refuse_idle(spec: Spec, rows: Sequence[Row]) -> None:
 def changed(spec: Spec, fields: Sequence[str]) -> list[str]:
     """Those of the fields that are not at their default."""
     return [name for name in fields if getattr(spec, name) != type(spec).model_fields[name].default]
-
-
-def _makes_pictures(spec: Any) -> bool:
-    return bool(spec.validation_prompts or spec.num_validation_images)
 
 
 OPTIMIZER = (
@@ -149,27 +145,8 @@ VALIDATION = (
         "empty them",
     ),
     Row(
-        (
-            "validation_negative_prompt",
-            "validation_resolution",
-            "validation_num_inference_steps",
-            "validation_guidance",
-            "validation_guidance_real",
-            "validation_step_interval",
-        ),
-        lambda spec: not _makes_pictures(spec),
-        "with num_validation_images 0, which makes no pictures",
-        "set that above 0",
-    ),
-    Row(
-        ("validation_seed",),
-        lambda spec: not (_makes_pictures(spec) or spec.eval_steps_interval),
-        "with num_validation_images 0 and no evaluation",
-        "set that above 0",
-    ),
-    Row(
         ("validation_negative_prompt",),
-        lambda spec: _makes_pictures(spec) and 0 <= spec.validation_guidance_real <= 1,
+        lambda spec: 0 <= spec.validation_guidance_real <= 1,
         "with validation_guidance_real {validation_guidance_real:g}, where real CFG is off",
         "set that above 1",
     ),
