@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from comfy_api.latest import io
 from pydantic.fields import FieldInfo
 
-from ..trainer_core.job_file import parse_job
+from ..trainer_core.job_file import parse_part
 from ..trainer_core.specs.spec import Spec
 
 CATEGORY = "FLUX LoRA"
@@ -44,8 +44,7 @@ def widget(spec: type[Spec], field: str, name: str = "", **changes: Any) -> io.I
 
 def read_spec(part: str, value: Any, node: str) -> Any:
     """One part of a job, validated; `part` is its field in TrainJob. JobError in the words of `job.py`."""
-    job = parse_job({"datasets": [{"instance_data_dir": "."}], part: value}, node)
-    return getattr(job, part)
+    return parse_part(part, value, node)
 
 
 def with_lines(spec: type[Spec], values: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_the_choice_is_even_over_each_dataset():
 
 
 def test_eval_data_and_its_interval_go_together(data, pictures):
-    data["validation"]["eval_steps_interval"] = 0
+    data["validation"] = {"num_validation_images": 0}
     with pytest.raises(JobError, match="go together"):
         parse_job(data)
     with pytest.raises(JobError, match="all are for evaluation"):

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .errors import JobError
 from .job import TrainJob
@@ -28,8 +28,15 @@ def parse_job(data: Any, source: str = "job") -> TrainJob:
     try:
         return TrainJob.model_validate(data)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise JobError(f"{source} is not valid:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        raise _refusal(error, source) from None
+
+
+def parse_part(part: str, value: Any, source: str) -> Any:
+    """One field of the job, validated alone: nothing is asked of it that other parts decide. JobError as of `parse_job`."""
+    try:
+        return TypeAdapter(TrainJob.model_fields[part].annotation).validate_python(value)
+    except ValidationError as error:
+        raise _refusal(error, source, (part,)) from None
 
 
 def load_job(path: Path) -> TrainJob:
@@ -48,13 +55,19 @@ def dump_job(job: TrainJob) -> str:
     return json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
-def _explain(problem: Any) -> str:
-    """One validation problem of pydantic's as one line in our words."""
-    path = ".".join(["job", *map(str, problem["loc"])])
+def _refusal(error: ValidationError, source: str, place: tuple[str, ...] = ()) -> JobError:
+    """Every problem with its path; `place` is where in the job the value belongs that was validated."""
+    lines = [_explain(problem, (*place, *problem["loc"])) for problem in error.errors()]
+    return JobError(f"{source} is not valid:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _explain(problem: Any, location: tuple[int | str, ...]) -> str:
+    """One validation problem of pydantic's in our words."""
+    path = ".".join(["job", *map(str, location)])
     if problem["type"] == "extra_forbidden":
         parent, _, name = path.rpartition(".")
-        close = difflib.get_close_matches(name, _known_fields(problem["loc"][:-1]), n=1, cutoff=0.6)
-        hint = f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(_known_fields(problem['loc'][:-1]))}"
+        close = difflib.get_close_matches(name, _known_fields(location[:-1]), n=1, cutoff=0.6)
+        hint = f", did you mean {close[0]!r}?" if close else f"; known are {', '.join(_known_fields(location[:-1]))}"
         return f"{parent}: unknown field {name!r}{hint}"
     if problem["type"] == "missing":
         return f"{path}: is missing"

@@ -4,7 +4,9 @@ What can be read from the job is read; whether a package works on this device is
 small parameter. That is more reliable than a list of devices, which would age with every release.
 """
 
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import torch
 
@@ -15,14 +17,34 @@ from .specs.optimizer import OptimizerSpec
 _SMALLEST_PRODIGY_RATE = 0.1
 _TRIAL_SHAPE = (512, 256)  # enough numbers for 8-bit states and for paged memory
 
+# what optimizer_config may set, when it does nothing beside the other arguments, and the mend
+_IDLE: tuple[tuple[str, Callable[[dict[str, Any], OptimizerSpec], bool], str], ...] = (
+    ("decouple_lr", lambda used, spec: not used["weight_decay"], "without weight decay; set adam_weight_decay above 0"),
+    ("weight_decay_by_lr", lambda used, spec: not used["weight_decay"], "without weight decay; set adam_weight_decay above 0"),
+    ("schedulefree_c", lambda used, spec: not used["use_schedulefree"], "without use_schedulefree; set that to true"),
+    ("d_limiter", lambda used, spec: used["use_speed"], "with use_speed, which has a limit of its own; take that out"),
+    (
+        "weight_lr_power",
+        lambda used, spec: spec.lr_scheduler == "constant" or not spec.lr_warmup_steps,
+        "where the learning rate never changes; give it lr_warmup_steps",
+    ),
+)
+
 
 def check_optimizer(spec: OptimizerSpec, device: torch.device) -> None:
     """JobError when the optimiser's settings are at odds, its package is not there, or it does not work on the device."""
-    arguments(spec)
+    _check_idle(spec)
     _check_course(spec)
     if OPTIMIZERS[spec.optimizer].package:
         _check_package(spec)
         _check_device(spec, device)
+
+
+def _check_idle(spec: OptimizerSpec) -> None:
+    used, usual = arguments(spec), OPTIMIZERS[spec.optimizer].options
+    for name, when, why in _IDLE:
+        if name in usual and used[name] != usual[name] and when(used, spec):
+            raise JobError(f"optimizer_config: {name} has no effect {why}, or leave {name} out")
 
 
 def _check_course(spec: OptimizerSpec) -> None:

@@ -30,6 +30,7 @@ from .flux.modulation import is_modulation
 from .flux.quantize import WHOLE, check_kernels, check_precision
 from .flux.resolve import resolve_files
 from .flux.text import EncoderFormat
+from .idle import warn_of_idle
 from .job import TrainJob
 from .optimizer_check import check_optimizer
 from .optimizers import effective
@@ -120,6 +121,9 @@ def prepare(job: TrainJob) -> Setup:
     num_steps = count_steps(job, samples)
     spans = resolve_routes(job.routes, shape.num_double + shape.num_single, num_steps)
     captions = list(dict.fromkeys(sample.caption for sample in samples))
+    prompts = job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images])
+    sampler = sampler_settings(job.validation, flavour)
+    warn_of_idle(job, shape, sampler, len(prompts))
     return Setup(
         job=job,
         flavour=flavour,
@@ -131,8 +135,8 @@ def prepare(job: TrainJob) -> Setup:
         samples=samples,
         eval_samples=tuple(sample for sample in everything if sample.dataset_id in eval_ids),
         num_steps=num_steps,
-        prompts=job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images]),
-        sampler=sampler_settings(job.validation, flavour),
+        prompts=prompts,
+        sampler=sampler,
         device=device,
         dtype=DTYPES[job.base.mixed_precision],
     )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import JobError
 from ..specs.adapter import LoraSpec
+from ..specs.no_effect import changed
 from .factors import Shapes, change_size, loha_shapes, lokr_shapes, lora_shapes, rank_of
 from .targets import count_blocks, linear_layers, module_ranks, target_modules, within_blocks
 
@@ -111,9 +112,10 @@ def plan_adapter(
     if spec.lora_blocks.strip():
         names = within_blocks(names, spec.lora_blocks, num_blocks)
     ranks = module_ranks(names, spec.lora_rank, spec.rank_pattern, num_blocks)
-    if spec.rank_pattern and spec.lora_type == "lokr" and spec.lokr_full_matrix:
-        log.warning("lora.rank_pattern has no effect: with lokr_full_matrix a LoKr has no rank")
-    modules = {name: _plan_module(skeleton, name, ranks[name], spec) for name in names} | dict(given or {})
+    planned = {name: _plan_module(skeleton, name, ranks[name], spec) for name in names}
+    if spec.lora_type == "lokr":
+        _warn_of_idle(spec, planned)
+    modules = planned | dict(given or {})
     order = {name: number for number, name in enumerate(linear_layers(skeleton))}
     return AdapterPlan(
         kind=spec.lora_type,
@@ -128,6 +130,26 @@ def given_module(name: str, alpha: float | None, parts: Mapping[str, Tensor]) ->
     shapes = {part: tuple(tensor.shape) for part, tensor in parts.items()}
     rank = rank_of(shapes)
     return AdaptedModule(name, rank, float(alpha if alpha is not None else rank or 1), shapes)
+
+
+def _warn_of_idle(spec: LoraSpec, planned: Mapping[str, AdaptedModule]) -> None:
+    """What a LoKr of these layers has no use for."""
+    idle = []
+    if not any(module.rank for module in planned.values()):
+        whole, too_much = "with lokr_full_matrix a LoKr has no rank", "at this rank no large factor becomes smaller"
+        why = whole if spec.lokr_full_matrix else too_much
+        idle += [(name, why) for name in ("lora_rank", "lora_alpha", "rank_pattern")]
+    if not any(_in_attention(name) for name in planned):
+        idle.append(("lokr_factor", "no attention layer is adapted"))
+    if all(_in_attention(name) for name in planned):
+        idle.append(("lokr_factor_feed_forward", "no layer outside attention is adapted"))
+    for name, why in idle:
+        if changed(spec, [name]):
+            log.warning("lora.%s has no effect: %s", name, why)
+
+
+def _in_attention(name: str) -> bool:
+    return ".attn." in name
 
 
 def _check_given(skeleton: nn.Module, module: AdaptedModule, kind: str) -> None:
@@ -149,7 +171,7 @@ def _plan_module(skeleton: nn.Module, name: str, rank: int, spec: LoraSpec) -> A
     layer = skeleton.get_submodule(name)
     sizes = layer.out_features, layer.in_features
     if spec.lora_type == "lokr":
-        factor = spec.lokr_factor if ".attn." in name else spec.lokr_factor_feed_forward
+        factor = spec.lokr_factor if _in_attention(name) else spec.lokr_factor_feed_forward
         shapes = lokr_shapes(*sizes, factor, None if spec.lokr_full_matrix else rank)
     else:
         shapes = {"lora": lora_shapes, "loha": loha_shapes}[spec.lora_type](*sizes, rank)

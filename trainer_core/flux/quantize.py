@@ -159,6 +159,7 @@ def _nf4(linear: nn.Linear) -> nn.Module:
     )
     packed = Params4bit(weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4", module=layer)
     layer.weight, layer.bias = packed.to(weight.device), linear.bias  # moving it is what quantises it
+    layer.support_avx512bf16_for_cpu = False  # else pictures made on such a CPU repack it for a kernel without a gradient
     return layer
 
 

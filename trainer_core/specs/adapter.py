@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from .no_effect import LORA, refuse_idle
 from .spec import Spec
 
 LoraTarget = Literal["mmdit", "all", "all+ffs", "context", "context+ffs", "ai-toolkit", "tiny", "nano", "custom"]
@@ -78,4 +79,9 @@ class LoraSpec(Spec):
                     raise ValueError(f"{field} is for lora_type 'lora'; with {self.lora_type!r} set it to {neutral!r}")
         if self.init_lora and self.lora_init_type != "default":
             raise ValueError("init_lora and lora_init_type both say where the LoRA starts; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "LoraSpec":
+        refuse_idle(self, LORA)
         return self

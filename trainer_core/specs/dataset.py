@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from .no_effect import DATASET, refuse_idle
 from .spec import Spec
 
 
@@ -45,10 +46,7 @@ class DatasetSpec(Spec):
     )
 
     @model_validator(mode="after")
-    def _masks_where_they_count(self) -> "DatasetSpec":
-        given = [name for name in ("mask_background_weight", "mask_normalise_area") if getattr(self, name)]
-        if given and not self.mask_data_dir:
-            raise ValueError(f"{given[0]} has no effect without mask_data_dir; give the folder with the masks")
+    def _evaluated_as_it_is(self) -> "DatasetSpec":
         if self.dataset_type == "eval" and (self.is_regularisation_data or self.mask_data_dir or self.repeats):
             raise ValueError("an eval dataset takes no is_regularisation_data, mask_data_dir or repeats; take them out")
         return self
@@ -57,4 +55,9 @@ class DatasetSpec(Spec):
     def _prompt_where_needed(self) -> "DatasetSpec":
         if (self.caption_strategy == "instanceprompt") != bool(self.instance_prompt.strip()):
             raise ValueError("instance_prompt and caption_strategy 'instanceprompt' go together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "DatasetSpec":
+        refuse_idle(self, DATASET)
         return self

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from .no_effect import FLOW, refuse_idle
 from .spec import Spec
 
 DENSITIES = ("flow_custom_timesteps", "flux_fast_schedule", "flow_use_uniform_schedule", "flow_use_beta_schedule")
@@ -74,12 +75,6 @@ class FlowSpec(Spec):
     )
 
     @model_validator(mode="after")
-    def _mask_mode_where_it_counts(self) -> "FlowSpec":
-        if self.t5_mask_mode != "mask" and not self.flux_attention_masked_training:
-            raise ValueError("t5_mask_mode has no effect without flux_attention_masked_training; switch that on")
-        return self
-
-    @model_validator(mode="after")
     def _one_density(self) -> "FlowSpec":
         on = [name for name in DENSITIES if getattr(self, name)]
         if len(on) > 1:
@@ -87,12 +82,14 @@ class FlowSpec(Spec):
         shifts = [name for name in ("flow_schedule_shift", "flow_schedule_auto_shift") if getattr(self, name)]
         if len(shifts) > 1:
             raise ValueError("flow_schedule_shift and flow_schedule_auto_shift exclude each other; set the shift to 0")
-        unshifted = [name for name in on if name in ("flow_custom_timesteps", "flux_fast_schedule")]
-        if unshifted and shifts:
-            raise ValueError(f"{shifts[0]} has no effect with {unshifted[0]}, whose noise levels are as given; take one out")
         wrong = [sigma for sigma in self.flow_custom_timesteps if not 0 <= sigma <= 1]
         if wrong:
             raise ValueError(f"flow_custom_timesteps are noise levels from 0 to 1; got {wrong[0]}")
         if self.flux_guidance_min > self.flux_guidance_max:
             raise ValueError("flux_guidance_min is above flux_guidance_max; exchange them")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "FlowSpec":
+        refuse_idle(self, FLOW)
         return self

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from .no_effect import OPTIMIZER, refuse_idle
 from .spec import Spec
 
 OptimizerName = Literal[
@@ -75,4 +76,9 @@ class OptimizerSpec(Spec):
     def _ends_below_its_start(self) -> "OptimizerSpec":
         if self.lr_end > self.learning_rate:
             raise ValueError(f"lr_end {self.lr_end} is above learning_rate {self.learning_rate}; lower it")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "OptimizerSpec":
+        refuse_idle(self, OPTIMIZER)
         return self

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from .no_effect import TRAINING, refuse_idle
 from .spec import Spec
 
 
@@ -69,11 +70,6 @@ class TrainingSpec(Spec):
         return self
 
     @model_validator(mode="after")
-    def _interval_where_it_counts(self) -> "TrainingSpec":
-        if self.gradient_checkpointing_interval > 1 and not self.gradient_checkpointing:
-            raise ValueError("gradient_checkpointing_interval has no effect without gradient_checkpointing; switch that on")
-        if self.enable_activation_offloading and not self.gradient_checkpointing:
-            raise ValueError("enable_activation_offloading has no effect without gradient_checkpointing; switch that on")
-        if self.ema_validation != "none" and not self.use_ema:
-            raise ValueError(f"ema_validation {self.ema_validation!r} has no effect without use_ema; switch that on")
+    def _nothing_idle(self) -> "TrainingSpec":
+        refuse_idle(self, TRAINING)
         return self

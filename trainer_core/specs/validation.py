@@ -2,6 +2,7 @@
 
 from pydantic import Field, model_validator
 
+from .no_effect import VALIDATION, refuse_idle
 from .spec import Spec
 
 
@@ -47,6 +48,11 @@ class ValidationSpec(Spec):
     def _readable_size(self) -> "ValidationSpec":
         if self.validation_resolution:
             parse_size(self.validation_resolution)
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "ValidationSpec":
+        refuse_idle(self, VALIDATION)
         return self
 
 

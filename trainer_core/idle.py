@@ -1,0 +1,65 @@
+"""Settings that do nothing in this job, though each part is in order by itself: a warning, once, with the reason.
+
+What a part alone can tell is an error (`specs/no_effect.py`); here it takes two parts, or the base's files. And who switches
+the pictures off for one run shall not have to clear how they would be made.
+"""
+
+import logging
+
+from .flux.load import FluxShape
+from .job import TrainJob
+from .specs.no_effect import changed
+from .validation.sample import SamplerSettings
+
+log = logging.getLogger(__name__)
+
+PICTURES = (
+    "validation_negative_prompt",
+    "validation_resolution",
+    "validation_num_inference_steps",
+    "validation_guidance",
+    "validation_guidance_real",
+    "validation_seed",
+    "validation_step_interval",
+)
+GUIDANCE = ("flux_guidance_value", "flux_guidance_mode", "flux_guidance_min", "flux_guidance_max")
+
+
+def warn_of_idle(job: TrainJob, shape: FluxShape, sampler: SamplerSettings, num_prompts: int) -> None:
+    """Log what has no effect here. Nothing is said of a setting at its default."""
+    for line in [*_about_masks(job), *_about_guidance(job, shape, num_prompts), *_about_pictures(job, sampler, num_prompts)]:
+        log.warning("%s", line)
+
+
+def _about_masks(job: TrainJob) -> list[str]:
+    if any(dataset.mask_data_dir for dataset in job.datasets):
+        return []
+    return [
+        f"routes.{number}.keep_masked has no effect: no dataset has mask_data_dir"
+        for number, route in enumerate(job.routes)
+        if changed(route, ["keep_masked"])
+    ]
+
+
+def _about_guidance(job: TrainJob, shape: FluxShape, num_prompts: int) -> list[str]:
+    if shape.guidance:
+        return []
+    names = [f"flow.{name}" for name in changed(job.flow, GUIDANCE)]
+    if num_prompts:
+        names += [f"validation.{name}" for name in changed(job.validation, ["validation_guidance"])]
+    return [f"{name} has no effect: this base has no guidance embedder" for name in names]
+
+
+def _about_pictures(job: TrainJob, sampler: SamplerSettings, num_prompts: int) -> list[str]:
+    if num_prompts:
+        if sampler.guidance_real > 1 or not changed(job.validation, ["validation_negative_prompt"]):
+            return []
+        return [
+            "validation.validation_negative_prompt has no effect: real CFG is off with this base, unless "
+            "validation.validation_guidance_real is above 1"
+        ]
+    names = [f"validation.{name}" for name in changed(job.validation, PICTURES)]
+    if job.validation.eval_steps_interval and "validation.validation_seed" in names:
+        names.remove("validation.validation_seed")  # evaluation draws by it too
+    names += [f"training.{name}" for name in changed(job.training, ["ema_validation"])]
+    return [f"{name} has no effect: validation.num_validation_images is 0, so there are no pictures" for name in names]

@@ -1,0 +1,175 @@
+"""Settings that would do nothing beside the others, as tables: which ones, when, why, and what to do.
+
+Whoever moves a setting from its default expects something of it, so one that nothing would read is an error with the mend in
+it. It is compared with the default and not asked whether it was given: a node always sends every field. What depends on
+other parts of the job or on the files, and what waits while pictures are off, is only warned of (`idle.py`).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .spec import Spec
+
+
+class Row(NamedTuple):
+    """These fields do nothing `when` this holds. `why` may name fields in braces; `mend` is what else than the default helps."""
+
+    fields: tuple[str, ...]
+    when: Callable[[Any], bool]
+    why: str
+    mend: str
+
+
+def refuse_idle(spec: Spec, rows: Sequence[Row]) -> None:
+    """ValueError that names every setting which is not at its default and does nothing."""
+    lines = []
+    for fields, when, why, mend in rows:
+        for name in changed(spec, fields) if when(spec) else ():
+            default = type(spec).model_fields[name].default
+            lines.append(f"{name} has no effect {why.format(**dict(spec))}; {mend}, or set it to {default!r}")
+    if lines:
+        raise ValueError("\n    ".join(lines))
+
+
+def changed(spec: Spec, fields: Sequence[str]) -> list[str]:
+    """Those of the fields that are not at their default."""
+    return [name for name in fields if getattr(spec, name) != type(spec).model_fields[name].default]
+
+
+OPTIMIZER = (
+    Row(
+        ("lr_warmup_steps",),
+        lambda spec: spec.lr_scheduler == "constant",
+        "with lr_scheduler 'constant'",
+        "choose 'constant_with_warmup'",
+    ),
+    Row(
+        ("lr_end",),
+        lambda spec: spec.lr_scheduler in ("constant", "constant_with_warmup"),
+        "with lr_scheduler {lr_scheduler!r}, which stays at learning_rate",
+        "choose one that falls, such as 'cosine'",
+    ),
+    Row(
+        ("lr_power",),
+        lambda spec: spec.lr_scheduler != "polynomial",
+        "with lr_scheduler {lr_scheduler!r}",
+        "choose 'polynomial'",
+    ),
+    Row(
+        ("lr_num_cycles",),
+        lambda spec: spec.lr_scheduler not in ("cosine_with_restarts", "sine"),
+        "with lr_scheduler {lr_scheduler!r}",
+        "choose 'cosine_with_restarts' or 'sine'",
+    ),
+)
+FLOW = (
+    Row(
+        ("flow_sigmoid_scale",),
+        lambda spec: (
+            spec.flow_custom_timesteps
+            or spec.flux_fast_schedule
+            or spec.flow_use_uniform_schedule
+            or spec.flow_use_beta_schedule
+        ),
+        "with flow_custom_timesteps, flux_fast_schedule, flow_use_uniform_schedule or flow_use_beta_schedule",
+        "take that out",
+    ),
+    Row(
+        ("flow_schedule_shift", "flow_schedule_auto_shift"),
+        lambda spec: spec.flow_custom_timesteps or spec.flux_fast_schedule,
+        "with flow_custom_timesteps or flux_fast_schedule, whose noise levels are as given",
+        "take that out",
+    ),
+    Row(
+        ("flow_beta_schedule_alpha", "flow_beta_schedule_beta"),
+        lambda spec: not spec.flow_use_beta_schedule,
+        "without flow_use_beta_schedule",
+        "switch that on",
+    ),
+    Row(
+        ("flux_guidance_value",),
+        lambda spec: spec.flux_guidance_mode == "random-range",
+        "with flux_guidance_mode 'random-range'",
+        "choose 'constant'",
+    ),
+    Row(
+        ("flux_guidance_min", "flux_guidance_max"),
+        lambda spec: spec.flux_guidance_mode == "constant",
+        "with flux_guidance_mode 'constant'",
+        "choose 'random-range'",
+    ),
+    Row(
+        ("huber_schedule", "huber_c"),
+        lambda spec: spec.loss_type == "l2",
+        "with loss_type 'l2'",
+        "choose 'huber' or 'smooth_l1'",
+    ),
+    Row(
+        ("input_perturbation_steps",),
+        lambda spec: not spec.input_perturbation,
+        "without input_perturbation",
+        "set that above 0",
+    ),
+    Row(
+        ("t5_mask_mode",),
+        lambda spec: not spec.flux_attention_masked_training,
+        "without flux_attention_masked_training",
+        "switch that on",
+    ),
+)
+TRAINING = (
+    Row(
+        ("gradient_checkpointing_interval", "enable_activation_offloading"),
+        lambda spec: not spec.gradient_checkpointing,
+        "without gradient_checkpointing",
+        "switch that on",
+    ),
+    Row(
+        ("ema_decay", "ema_update_interval", "ema_validation"),
+        lambda spec: not spec.use_ema,
+        "without use_ema",
+        "switch that on",
+    ),
+)
+VALIDATION = (
+    Row(
+        ("num_eval_images", "eval_timesteps"),
+        lambda spec: not spec.eval_steps_interval,
+        "without eval_steps_interval",
+        "set that above 0",
+    ),
+    Row(
+        ("num_validation_images",),
+        lambda spec: bool(spec.validation_prompts),
+        "with validation_prompts, which are all pictured",
+        "empty them",
+    ),
+    Row(
+        ("validation_negative_prompt",),
+        lambda spec: 0 <= spec.validation_guidance_real <= 1,
+        "with validation_guidance_real {validation_guidance_real:g}, where real CFG is off",
+        "set that above 1",
+    ),
+)
+LORA = (
+    Row(
+        ("lokr_factor", "lokr_factor_feed_forward", "lokr_full_matrix"),
+        lambda spec: spec.lora_type != "lokr",
+        "with lora_type {lora_type!r}",
+        "choose 'lokr'",
+    ),
+)
+DATASET = (
+    Row(
+        ("mask_background_weight", "mask_normalise_area"),
+        lambda spec: not spec.mask_data_dir,
+        "without mask_data_dir",
+        "give the folder with the masks",
+    ),
+    Row(
+        ("mask_normalise_area",),
+        lambda spec: bool(spec.mask_data_dir) and spec.mask_background_weight == 1,
+        "with mask_background_weight 1, where the whole picture counts alike",
+        "lower that",
+    ),
+)
