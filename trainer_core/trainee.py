@@ -19,7 +19,7 @@ from .errors import JobError
 from .flux.fill import nothing
 from .flux.load import FluxWeights, load_transformer, open_weights
 from .flux.modulation import is_modulation, keep_on_host
-from .flux.offload import block_name, let_blocks_wait, waiting_blocks
+from .flux.offload import let_blocks_wait, waiting_layers
 from .flux.quantize import make_quantiser
 from .flux.recompute import recompute_blocks
 from .flux.routing import TokenRouter
@@ -60,12 +60,7 @@ def load_base(setup: Setup) -> tuple[FluxWeights, FluxTransformer2DModel]:
     via = torch.device("cpu") if base.quantize_via == "cpu" else setup.device
     quantiser = make_quantiser(base.base_model_precision, via)
     on_host = is_modulation if setup.modulation_on_host else nothing
-    num_double, num_blocks = setup.shape.num_double, setup.shape.num_double + setup.shape.num_single
-    waiting = [block_name(number, num_double) for number in waiting_blocks(num_blocks, base.blocks_to_swap)]
-
-    def waits(layer: str) -> bool:
-        return any(layer.startswith(block) for block in waiting)
-
+    waits = waiting_layers(setup.shape, base.blocks_to_swap)
     transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host, waits)
     if setup.modulation_on_host:
         keep_on_host(transformer, setup.device)

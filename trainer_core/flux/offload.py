@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .load import FluxShape
 from .modulation import HostLinear
 
 HOOK = "waiting"
@@ -82,6 +83,13 @@ def block_name(number: int, num_double: int) -> str:
     if number < num_double:
         return f"transformer_blocks.{number}."
     return f"single_transformer_blocks.{number - num_double}."
+
+
+def waiting_layers(shape: FluxShape, count: int) -> Callable[[str], bool]:
+    """Tells whether the layer of a name belongs to a block that waits."""
+    chosen = waiting_blocks(shape.num_double + shape.num_single, count)
+    begin = tuple(block_name(number, shape.num_double) for number in chosen)
+    return lambda name: name.startswith(begin) if begin else False
 
 
 def let_blocks_wait(transformer: FluxTransformer2DModel, count: int, device: torch.device) -> None:

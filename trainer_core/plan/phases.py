@@ -8,8 +8,8 @@ The floors are what Python with torch and the libraries holds before any work: m
 one, CUDA adds to it on both sides, here by what NVIDIA's runtime commonly takes.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -19,7 +19,10 @@ from transformers import CLIPTextModel, T5EncoderModel
 
 from ..data.encode import CAPTIONS_AT_ONCE
 from ..flux.dialects import open_clip, open_t5, open_vae
+from ..flux.fill import nothing
 from ..flux.load import FluxShape, empty_transformer
+from ..flux.modulation import is_modulation
+from ..flux.offload import waiting_layers
 from ..flux.quantize import METHODS, UNQUANTISED, WHOLE, make_quantiser
 from ..flux.text import UNQUANTISED_TEXT, clip_config, t5_config
 from ..flux.vae import DOWNSCALE, FLUX_VAE, LATENT_CHANNELS, TINY_VAE
@@ -48,11 +51,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes of a model's weights as they are kept, and the largest layer's: as it is kept, and as the file has it."""
+    """Bytes of a model's weights as they are kept: where the work is, and in host memory, of the file or of our own. And
+    those of the largest layer in its format in the file."""
 
     total: int
     largest_whole: int
     is_quantised: bool
+    on_host: int = 0
+    on_host_mapped: int = 0
 
 
 def plan_phases(setup: Setup) -> tuple[Phase, ...]:
@@ -83,14 +89,17 @@ def encoding_phases(setup: Setup) -> tuple[Phase, ...]:
 
 
 def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
-    """Loading, training, and the pictures of the run."""
+    """Loading, training, and the pictures of the run. Blocks that wait visit two at a time; what is offloaded of the
+    activations is in host memory."""
     training, base = setup.job.training, base_weights(setup)
     adapter = adapter_bytes(setup)
     width, height = largest_picture(setup)
     one = Pass(training.train_batch_size, width, height, setup.flavour.t5_max_length)
+    work, offloaded = training_work(setup, one), offloaded_bytes(setup, one)
+    train = _phase(setup, "train", base.total + adapter, work - offloaded + _for_products(base), base)
     phases = [
-        _phase(setup, "load", base.total, _transient(base), is_base=True),
-        _phase(setup, "train", base.total + adapter, training_work(setup, one) + _for_products(base), is_base=True),
+        _phase(setup, "load", base.total, _transient(base), base),
+        replace(train, host=train.host + offloaded),
     ]
     if setup.prompts:
         sampled = Pass(1, setup.sampler.width, setup.sampler.height, setup.flavour.t5_max_length)
@@ -98,7 +107,7 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
         vae, latent = vae_skeleton(setup), (1, LATENT_CHANNELS, sampled.height // DOWNSCALE, sampled.width // DOWNSCALE)
         decoding = rehearse(vae, lambda: _without_gradient(vae.decode, torch.empty(latent)))
         work = max(_all_blocks(growth, setup.shape), _bytes(vae_skeleton(setup)) + decoding.peak)
-        phases.append(_phase(setup, "pictures", base.total + adapter, work + _for_products(base), is_base=True))
+        phases.append(_phase(setup, "pictures", base.total + adapter, work + _for_products(base), base))
     return tuple(phases)
 
 
@@ -125,17 +134,43 @@ def training_work(setup: Setup, one: Pass) -> int:
     return int(least + (max(kept, gradients) if is_first else kept + gradients))
 
 
+def offloaded_bytes(setup: Setup, one: Pass) -> int:
+    """What blocks keep that waits in host memory: what goes into each, pictures and text."""
+    if not setup.job.training.enable_activation_offloading:
+        return 0
+    blocks = (setup.shape.num_double + setup.shape.num_single) // setup.job.training.gradient_checkpointing_interval
+    return blocks * one.batch * (one.num_tokens + one.num_text) * setup.shape.width * setup.dtype.itemsize
+
+
 def base_weights(setup: Setup) -> Weights:
-    """The frozen transformer."""
-    model = empty_transformer(setup.shape)
-    return kept_weights(model, setup.job.base.base_model_precision, UNQUANTISED, setup.dtype)
+    """The frozen transformer: what stays on the host is not quantised, and mapped where the file has the base's format."""
+    base, shape = setup.job.base, setup.shape
+    waiting = waiting_layers(shape, base.blocks_to_swap) if setup.device.type != "cpu" else nothing
+    on_host = is_modulation if setup.modulation_on_host else nothing
+    model = empty_transformer(shape)
+    all_of_it = kept_weights(model, base.base_model_precision, UNQUANTISED, setup.dtype)
+    resting = kept_weights(model, "no_change", (), setup.dtype, on_host).total
+    here = kept_weights(
+        model, base.base_model_precision, UNQUANTISED, setup.dtype, lambda name: not on_host(name) and not waiting(name)
+    )
+    swapped = kept_weights(
+        model, base.base_model_precision, UNQUANTISED, setup.dtype, lambda name: waiting(name) and not on_host(name)
+    )
+    visiting = 2 * swapped.total // max(1, base.blocks_to_swap)
+    return replace(all_of_it, total=here.total + visiting, on_host=swapped.total, on_host_mapped=resting)
 
 
-def kept_weights(model: nn.Module, precision: str, unquantised: tuple[str, ...], dtype: torch.dtype) -> Weights:
-    """What a model on the meta device takes once it is loaded."""
+def kept_weights(
+    model: nn.Module,
+    precision: str,
+    unquantised: tuple[str, ...],
+    dtype: torch.dtype,
+    counts: Callable[[str], bool] = lambda name: True,
+) -> Weights:
+    """What the layers that count, of a model on the meta device, take once they are loaded."""
     quantiser, total, largest = make_quantiser(precision, torch.device("cpu"), unquantised), 0.0, 0
     for name, module in model.named_modules():
-        for leaf, parameter in module.named_parameters(recurse=False):
+        for leaf, parameter in module.named_parameters(recurse=False) if counts(name) else ():
             is_quantised = quantiser is not None and leaf == "weight" and quantiser.takes(name, module)
             total += parameter.numel() * (METHODS[precision].bytes_per_weight if is_quantised else dtype.itemsize)
             largest = max(largest, parameter.numel() * dtype.itemsize)
@@ -182,12 +217,14 @@ def vae_skeleton(setup: Setup) -> AutoencoderKL | AutoencoderTiny:
         return AutoencoderKL(**FLUX_VAE) if is_full else AutoencoderTiny(**TINY_VAE)
 
 
-def _phase(setup: Setup, name: str, weights: int, work: int, *, is_base: bool = False) -> Phase:
-    kind = setup.device.type
+def _phase(setup: Setup, name: str, weights: int, work: int, base: Weights | None = None) -> Phase:
+    """Where a phase's weights and work are; with the base, what of that is in host memory."""
+    kind, on_host, mapped = setup.device.type, base.on_host if base else 0, base.on_host_mapped if base else 0
     if kind == "cuda":
-        return Phase(name, HOST_FLOOR[kind], CARD_FLOOR[kind] + weights + work)
-    mapped = base_weights(setup).total if is_base and setup.job.base.base_model_precision in WHOLE else 0
-    return Phase(name, HOST_FLOOR[kind] + weights - mapped + work, 0, mapped)
+        return Phase(name, HOST_FLOOR[kind] + on_host, CARD_FLOOR[kind] + weights + work, mapped)
+    if base is not None and not base.is_quantised:
+        return Phase(name, HOST_FLOOR[kind] + weights - base.total + on_host + work, 0, base.total + mapped)
+    return Phase(name, HOST_FLOOR[kind] + weights + on_host + work, 0, mapped)
 
 
 def _transient(weights: Weights) -> int:

@@ -15,7 +15,6 @@ from ..errors import JobError
 from ..flux.files import file_bytes
 from ..flux.quantize import WHOLE
 from ..host_memory import give_back_at_once
-from ..job import TrainJob
 from ..setup import Setup
 from .phases import GIB, Phase, disk_bytes, largest_picture, plan_phases
 
@@ -123,7 +122,7 @@ def describe(plan: Plan) -> str:
 
 def alternatives(setup: Setup) -> Iterator[tuple[Change, Setup]]:
     """Changed settings with the job that has them, in the order of what they cost."""
-    changes, together = list(_changes(setup.job)), {}
+    changes, together = list(_changes(setup)), {}
     for change in changes:
         yield change, _changed(setup, change)
     for change in changes:
@@ -131,8 +130,8 @@ def alternatives(setup: Setup) -> Iterator[tuple[Change, Setup]]:
         yield dict(together), _changed(setup, together)
 
 
-def _changes(job: TrainJob) -> Iterator[Change]:
-    training, base = job.training, job.base
+def _changes(setup: Setup) -> Iterator[Change]:
+    job, training, base = setup.job, setup.job.training, setup.job.base
     if not training.gradient_checkpointing:
         yield {"training.gradient_checkpointing": True}
     if training.gradient_checkpointing_interval > 1:
@@ -148,6 +147,10 @@ def _changes(job: TrainJob) -> Iterator[Change]:
         yield {"base.base_model_precision": "int8-quanto"}
     if base.base_model_precision != "nf4-bnb":
         yield {"base.base_model_precision": "nf4-bnb"}
+    num_blocks = setup.shape.num_double + setup.shape.num_single
+    if setup.device.type != "cpu" and base.blocks_to_swap < num_blocks // 2:
+        for share in (4, 2):
+            yield {"base.blocks_to_swap": num_blocks // share, "training.gradient_checkpointing": True}
     if any(dataset.resolution == 0 or dataset.resolution > SMALL_RESOLUTION for dataset in job.datasets):
         yield {"datasets.resolution": SMALL_RESOLUTION}
     if job.lora.lora_rank > 4:
