@@ -22,7 +22,7 @@ from trainer_core.data.buckets import Bucket
 from trainer_core.data.index import Sample
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
-from trainer_core.flux.load import empty_transformer, load_transformer, open_weights
+from trainer_core.flux.load import FluxShape, empty_transformer, load_transformer, open_weights
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.quantize import make_quantiser, stored_bytes
 from trainer_core.flux.recompute import recompute_blocks
@@ -41,17 +41,24 @@ CPU = torch.device("cpu")
 
 
 def make_setup(path: Path, precision: str, pixels: int) -> Setup:
-    """A job on the random file with one picture of that size."""
+    """A job on the random file, on the CPU, with one picture of that size."""
+    return make_setup_of(open_weights(path).shape, path, precision, pixels)
+
+
+def make_setup_of(
+    shape: FluxShape, path: Path, precision: str, pixels: int, *, device: torch.device = CPU, blocks_to_swap: int = 0
+) -> Setup:
+    """A job on a transformer of that shape."""
     job = parse_job(
         {
             "datasets": [{"instance_data_dir": "."}],
-            "base": {"base_model_precision": precision},
+            "base": {"base_model_precision": precision, "blocks_to_swap": blocks_to_swap},
             "lora": {"lora_rank": 16, "flux_lora_target": "all+ffs"},
             "training": {"max_train_steps": 1, "device": "cpu"},
             "validation": {"num_validation_images": 0},
         }
     )
-    shape, flavour = open_weights(path).shape, FLAVOURS["dev"]
+    flavour = FLAVOURS["dev"]
     return Setup(
         job=job,
         flavour=flavour,
@@ -65,7 +72,7 @@ def make_setup(path: Path, precision: str, pixels: int) -> Setup:
         num_steps=1,
         prompts=(),
         sampler=sampler_settings(job.validation, flavour),
-        device=CPU,
+        device=device,
         dtype=torch.bfloat16,
     )
 
