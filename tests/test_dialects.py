@@ -201,7 +201,7 @@ def test_only_safetensors_that_exist_are_read(tmp_path):
     with pytest.raises(JobError, match="there is no file"):
         read_adapter(tmp_path / "none.safetensors", SHAPE)
     torch.save({}, tmp_path / "adapter.pt")
-    with pytest.raises(JobError, match=r"not a \.safetensors file"):
+    with pytest.raises(JobError, match="is a pickle, which can run code when it is opened"):
         read_adapter(tmp_path / "adapter.pt", SHAPE)
 
 

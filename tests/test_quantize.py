@@ -137,7 +137,7 @@ def test_a_loftq_run_starts_nearer_to_the_whole_base_and_exports_for_it(pictures
     nf4 = {"base_model_precision": "nf4-bnb"}
     whole = first_prediction({}, "default")
     plain, loftq = ((first_prediction(nf4, init) - whole).square().mean() for init in ("default", "loftq"))
-    assert loftq < 0.75 * plain
+    assert loftq < 0.85 * plain
     result = run_in_process(parse_job(data(nf4, "loftq")), tmp_path, tmp_path / "cache")
     assert result["verified_keys"] == 135
 

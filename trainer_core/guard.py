@@ -51,10 +51,22 @@ def advice(job: TrainJob) -> list[str]:
         ),
         (job.base.mixed_precision == "no", "base.mixed_precision: bf16"),
         (
+            job.base.base_model_precision in ("no_change", "bf16"),
+            "base.base_model_precision: int8-quanto, which halves the base, or nf4-bnb, which quarters it",
+        ),
+        (
+            job.base.blocks_to_swap == 0 and training.device != "cpu",
+            "base.blocks_to_swap: 20, which leaves so many blocks of the base in RAM (needs gradient_checkpointing)",
+        ),
+        (
             widest == 0 or widest > SMALL_RESOLUTION,
             f"datasets.resolution: {SMALL_RESOLUTION} instead of {widest or 'the home resolution'}",
         ),
         (job.optimizer.optimizer == "adamw", "optimizer.optimizer: bnb-adamw8bit, or adamw_bf16 where there is no NVIDIA card"),
+        (
+            training.gradient_checkpointing and not training.enable_activation_offloading and training.device != "cpu",
+            "training.enable_activation_offloading: true",
+        ),
         (job.lora.lora_rank > 4, f"lora.lora_rank: {max(4, job.lora.lora_rank // 2)} instead of {job.lora.lora_rank}"),
         (job.lora.flux_lora_target not in ("mmdit", "tiny", "nano"), "lora.flux_lora_target: mmdit, which adapts fewer layers"),
         (not job.routes, "a TREAD route, which leaves out image tokens in training"),
