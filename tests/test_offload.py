@@ -7,8 +7,10 @@ import itertools
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from support import add_lora, job_data, run_in_process
 from trainer_core.errors import JobError
@@ -16,9 +18,9 @@ from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.fill import nothing
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.modulation import is_modulation, keep_on_host
-from trainer_core.flux.offload import block_name, let_blocks_wait, moved, waiting_blocks
+from trainer_core.flux.offload import block_name, let_blocks_wait, moved, side_by_side, waiting_blocks
 from trainer_core.flux.predict import predict_velocity
-from trainer_core.flux.quantize import dequantised, make_quantiser, stored_bytes
+from trainer_core.flux.quantize import dequantised, make_quantiser, plain_tensors, stored_bytes
 from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.job_file import parse_job
 from trainer_core.plan.rehearse import Ledger
@@ -74,6 +76,38 @@ def test_at_most_two_waiting_blocks_are_on_the_card_and_none_is_left():
     assert waiting.peak - without.peak <= 2 * max(frozen) + 4096
     kept = sum(parameter.grad.numel() * 4 for parameter in parameters.values())
     assert without.now >= kept and waiting.now - without.now < 0.1 * min(frozen)  # the gradients stay, and no block
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_no_visitor_outlives_its_block_while_the_graph_waits_for_backward(precision):
+    """Each layer's weight is watched while the layer runs; the graph of the whole pass is still there when it is looked for."""
+    transformer, _ = pico(precision, swap=6)
+    visitors = []
+
+    def watch(layer: nn.Module, given: tuple) -> None:
+        visitors.extend(StorageWeakRef(part.untyped_storage()) for part in plain_tensors(layer.weight))
+
+    for module in transformer.transformer_blocks.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.get_base_layer().register_forward_pre_hook(watch)
+    prediction = predict_velocity(transformer, *inputs())
+    assert len(visitors) >= 2 * 12 and all(visitor.expired() for visitor in visitors)
+    prediction.square().mean().backward()
+    assert all(visitor.expired() for visitor in visitors)
+
+
+def test_copies_side_by_side_are_the_tensors_in_one_piece_of_memory():
+    random = torch.Generator().manual_seed(0)
+    tensors = [
+        torch.rand(3, 5, generator=random),
+        torch.arange(7, dtype=torch.uint8),
+        torch.tensor(2.5),
+        torch.rand(4).bfloat16(),
+    ]
+    copies = list(side_by_side(tensors, pinned=False))
+    assert all(one.dtype == two.dtype and torch.equal(one, two) for one, two in zip(tensors, copies, strict=True))
+    assert len({copy.untyped_storage().data_ptr() for copy in copies}) == 1
+    assert copies[0].untyped_storage().nbytes() == 4 * 256
 
 
 def test_the_last_of_evenly_spread_blocks_wait_and_the_first_does_not():

@@ -4,15 +4,15 @@ Frozen weights never change, so they only ever travel to the card. A waiting blo
 and put in the place of the waiting ones while it runs; then nothing here holds on to them. What keeps them is the autograd
 graph, exactly as long as it needs them: under gradient checkpointing not at all after the first forward, and after the
 recomputation until the block's backward is done. So nothing stays behind, and no backward hook is needed. Without checkpointing
-the graph would keep every copy, hence the two belong together.
+the graph would keep every copy, hence the two belong together. (bitsandbytes' 4-bit product keeps its weight outside of the
+graph's reach; `four_bit.py` mends that.)
 
 While a block runs, the next one in the direction of travel is copied on a stream of its own, out of pinned memory. The waiting
 blocks are spread evenly, so that a copy hides behind the blocks between. diffusers' group offloading moves modules as a whole,
 the adapter's trained parameters included, and unloads after forward what backward still needs; so this is a hook of our own.
 """
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -22,10 +22,14 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from .four_bit import HOOK as FOUR_BIT_HOOK
+from .four_bit import FourBitHook, is_four_bit, rebuilt
 from .load import FluxShape
 from .modulation import HostLinear
+from .quantize import plain_tensors
 
 HOOK = "waiting"
+ALIGNMENT = 256  # bytes
 
 Convert = Callable[[Tensor], Tensor]
 Weights = list[tuple[nn.Module, str, Parameter]]
@@ -40,11 +44,8 @@ class BlockStream:
         self._waiting = [_frozen_weights(block) for block in blocks]
         self._coming: dict[int, list[Parameter]] = {}
         self._last = -1
-        for weights in self._waiting:
-            for number, (owner, name, tensor) in enumerate(weights):
-                resting = moved(tensor, _pinned if self._stream else _as_it_is)
-                owner.register_parameter(name, resting)
-                weights[number] = (owner, name, resting)
+        if self._stream is not None:
+            self._waiting = [_pinned(weights) for weights in self._waiting]
 
     def places(self, number: int) -> Weights:
         """Where the weights of waiting block `number` belong, and the waiting ones."""
@@ -52,14 +53,15 @@ class BlockStream:
 
     def fetch(self, number: int) -> list[Parameter]:
         """Its weights on the card, in the order of `places`; the next block's are on their way when this returns."""
-        onward = number - 1 if number <= self._last else number + 1
+        is_backward = number <= self._last and (number, self._last) != (0, 0)  # the first block's backward, then its forward
+        onward = number - 1 if is_backward else number + 1
         here = self._coming.pop(number) if number in self._coming else self._copy(number)
         self._coming.clear()
         if self._stream is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._stream)
-            for tensor in here:
-                moved(tensor, lambda part: part.record_stream(current) or part)
+            for part in (part for tensor in here for part in plain_tensors(tensor)):
+                part.record_stream(current)
         if 0 <= onward < len(self._waiting):
             self._coming[onward] = self._copy(onward)
         self._last = number
@@ -98,16 +100,25 @@ def let_blocks_wait(transformer: FluxTransformer2DModel, count: int, device: tor
     chosen = [blocks[number] for number in waiting_blocks(len(blocks), count)]
     stream = BlockStream(chosen, device)
     for number, block in enumerate(chosen):
+        for owner, name, tensor in stream.places(number):
+            if name == "weight" and is_four_bit(tensor):
+                HookRegistry.check_if_exists_or_initialize(owner).register_hook(FourBitHook(owner), FOUR_BIT_HOOK)
         HookRegistry.check_if_exists_or_initialize(block).register_hook(_VisitHook(stream, number), HOOK)
 
 
 def moved(tensor: Tensor, convert: Convert) -> Parameter:
     """A frozen parameter whose plain tensors are converted, be it quantised by whichever library; the given one stays."""
-    return (
-        Parameter(_converted(tensor, convert), requires_grad=False)
-        if not _is_4bit(tensor)
-        else _converted_4bit(tensor, convert)
-    )
+    parts = iter([convert(part.detach()) for part in plain_tensors(tensor)])
+    return rebuilt(tensor, parts) if is_four_bit(tensor) else Parameter(_rewrapped(tensor, parts), requires_grad=False)
+
+
+def side_by_side(tensors: list[Tensor], *, pinned: bool) -> Iterator[Tensor]:
+    """Copies of the tensors in one piece of host memory. torch rounds every pinned piece up to a power of two, which for
+    FLUX's layers one by one would be 1.8 times their size."""
+    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+    whole = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=pinned)
+    for tensor, piece in zip(tensors, whole.split(sizes), strict=True):
+        yield piece[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
 
 
 class _VisitHook(ModelHook):
@@ -139,43 +150,19 @@ def _frozen_weights(block: nn.Module) -> Weights:
     return weights
 
 
-def _converted(tensor: Tensor, convert: Convert) -> Tensor:
+def _pinned(weights: Weights) -> Weights:
+    """The weights of one block in pinned memory, put in the place of the given ones."""
+    copies = side_by_side([part for _, _, tensor in weights for part in plain_tensors(tensor)], pinned=True)
+    resting = [(owner, name, moved(tensor, lambda part: next(copies))) for owner, name, tensor in weights]
+    for owner, name, tensor in resting:
+        owner.register_parameter(name, tensor)
+    return resting
+
+
+def _rewrapped(tensor: Tensor, parts: Iterator[Tensor]) -> Tensor:
+    """The tensor, wrapped as it is, around other plain ones."""
     if not is_traceable_wrapper_subclass(tensor):
-        return convert(tensor.detach())
+        return next(parts)
     names, context = tensor.__tensor_flatten__()
-    inner = {name: _converted(getattr(tensor, name), convert) for name in names}
+    inner = {name: _rewrapped(getattr(tensor, name), parts) for name in names}
     return type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
-
-
-def _is_4bit(tensor: Tensor) -> bool:
-    return hasattr(tensor, "quant_state")
-
-
-def _converted_4bit(tensor: Any, convert: Convert) -> Parameter:
-    """bitsandbytes keeps the scales beside the packed weights and moves them in place, so both are rebuilt."""
-    from bitsandbytes.nn import Params4bit
-
-    state = copy.copy(tensor.quant_state)
-    state.absmax, state.code = convert(state.absmax), convert(state.code)
-    if state.nested:
-        state.offset, state.state2 = convert(state.offset), copy.copy(state.state2)
-        state.state2.absmax, state.state2.code = convert(state.state2.absmax), convert(state.state2.code)
-    return Params4bit(
-        convert(tensor.data),
-        requires_grad=False,
-        quant_state=state,
-        blocksize=tensor.blocksize,
-        compress_statistics=tensor.compress_statistics,
-        quant_type=tensor.quant_type,
-        quant_storage=tensor.quant_storage,
-        module=tensor.module,
-        bnb_quantized=True,
-    )
-
-
-def _pinned(tensor: Tensor) -> Tensor:
-    return tensor.cpu().pin_memory()
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor

@@ -106,10 +106,10 @@ def dequantised(layer: nn.Module) -> Tensor:
 
 def stored_bytes(module: nn.Module) -> int:
     """Bytes of the module's parameters as they are kept, scales included."""
-    return sum(sum(tensor.numel() * tensor.element_size() for tensor in _plain_tensors(own)) for own in module.parameters())
+    return sum(sum(tensor.numel() * tensor.element_size() for tensor in plain_tensors(own)) for own in module.parameters())
 
 
-def _plain_tensors(tensor: Tensor) -> list[Tensor]:
+def plain_tensors(tensor: Tensor) -> list[Tensor]:
     """The ordinary tensors that a quantised one consists of; an ordinary one itself."""
     if hasattr(tensor, "quant_state"):
         state = tensor.quant_state
@@ -117,7 +117,7 @@ def _plain_tensors(tensor: Tensor) -> list[Tensor]:
         return [tensor.data, state.absmax, state.code, *nested]
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        return [plain for name in names for plain in _plain_tensors(getattr(tensor, name))]
+        return [plain for name in names for plain in plain_tensors(getattr(tensor, name))]
     return [tensor]
 
 
