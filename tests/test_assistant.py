@@ -14,10 +14,12 @@ from torch.utils.checkpoint import CheckpointError
 from support import add_lora
 from trainer_core.adapter.assistant import Assistant, add_assistant
 from trainer_core.adapter.build import exported_parts
+from trainer_core.adapter.file_factors import LoraFactors
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer, read_shape
+from trainer_core.flux.modulation import keep_on_host
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.routing import TokenRouter
 from trainer_core.specs.adapter import LoraSpec
@@ -49,6 +51,14 @@ def merged(strength: float) -> FluxTransformer2DModel:
     for name, delta in changes.items():
         transformer.get_submodule(name).weight.data += strength * delta
     return transformer
+
+
+def test_an_assistant_on_modulation_that_stays_on_the_host_meets_its_result_on_the_card():
+    transformer, name = base(), "transformer_blocks.0.norm1.linear"
+    keep_on_host(transformer, torch.device("meta"))  # stands for the card: any device that is not the host
+    assistant = Assistant(transformer, {name: LoraFactors(torch.ones(2, SHAPE.width), torch.ones(6 * SHAPE.width, 2), 2.0)})
+    with assistant.at(STRENGTH):
+        assert transformer.get_submodule(name)(torch.ones(1, SHAPE.width)).device.type == "meta"
 
 
 def forward(transformer: FluxTransformer2DModel) -> Tensor:

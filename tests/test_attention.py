@@ -5,7 +5,7 @@ import torch
 
 from support import job_data
 from trainer_core.errors import JobError
-from trainer_core.flux.attention import BACKENDS, PACKAGES, attending, check_attention
+from trainer_core.flux.attention import BACKENDS, PACKAGES, attending, check_attention, check_place
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.predict import predict_velocity
@@ -28,7 +28,7 @@ def test_what_is_not_installed_is_named_with_the_command_that_gets_it(mechanism,
         prepare(job)
 
 
-@pytest.mark.parametrize("mechanism", ["flash", "sageattention"])
+@pytest.mark.parametrize("mechanism", ["flash", "sageattention", "xformers"])
 def test_kernels_without_masks_are_refused_where_text_is_masked(mechanism):
     with pytest.raises(JobError, match="knows no masks"):
         check_attention(mechanism, masked=True, precision="no_change")
@@ -37,6 +37,19 @@ def test_kernels_without_masks_are_refused_where_text_is_masked(mechanism):
 def test_sage_is_refused_on_nf4():
     with pytest.raises(JobError, match="choose 'diffusers'"):
         check_attention("sageattention", masked=False, precision="nf4-bnb")
+
+
+def test_kernels_of_a_card_are_refused_without_one_and_in_float32():
+    card = torch.device("cuda")
+    for mechanism in PACKAGES:
+        with pytest.raises(JobError, match="runs on a card only"):
+            check_place(mechanism, CPU, torch.bfloat16)
+        check_place(mechanism, card, torch.bfloat16)
+    for mechanism in ("flash", "sageattention"):
+        with pytest.raises(JobError, match="needs mixed_precision 'bf16'"):
+            check_place(mechanism, card, torch.float32)
+    check_place("xformers", card, torch.float32)
+    check_place("diffusers", CPU, torch.float32)
 
 
 def test_training_with_sage_attends_as_torch_does():

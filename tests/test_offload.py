@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from support import add_lora, job_data, run_in_process
 from trainer_core.errors import JobError
@@ -22,10 +23,12 @@ from trainer_core.flux.offload import block_name, let_blocks_wait, moved, side_b
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.quantize import dequantised, make_quantiser, plain_tensors, stored_bytes
 from trainer_core.flux.recompute import recompute_blocks
+from trainer_core.flux.routing import TokenRouter
 from trainer_core.job_file import parse_job
 from trainer_core.plan.rehearse import Ledger
 from trainer_core.setup import prepare
 from trainer_core.specs.adapter import LoraSpec
+from trainer_core.tread import Span
 
 CPU = torch.device("cpu")
 PRECISIONS = ["no_change", "int8-quanto", "nf4-bnb", "int8-torchao"]
@@ -47,6 +50,19 @@ def pico(precision: str = "no_change", swap: int = 0, offload: bool = False, on_
     if swap:
         let_blocks_wait(transformer, swap, CPU)
     return transformer.train(), parameters
+
+
+class CopyWatch(TorchDispatchMode):
+    """Notes the size of every tensor that is copied into another."""
+
+    def __init__(self):
+        super().__init__()
+        self.copied: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.copy_.default:
+            self.copied.append(tuple(args[0].shape))
+        return function(*args, **(kwargs or {}))
 
 
 def step(transformer: nn.Module, parameters: dict) -> tuple[torch.Tensor, dict]:
@@ -137,6 +153,23 @@ def test_activations_that_wait_on_the_host_change_nothing(monkeypatch):
     assert torch.equal(found, expected) and all(torch.equal(own[name], gradients[name]) for name in gradients)
     image, text = (2, 16, 256), (2, 32, 256)
     assert copied.count(image) == copied.count(text) == 6  # what goes into each block, once
+
+
+def test_inside_a_route_the_kept_tokens_wait_on_the_host_too():
+    """And only these: the tokens that were left out are one tensor for all blocks of the span, and stay."""
+    outcomes, waiting = [], []
+    for offload in (False, True):
+        transformer, parameters = pico(offload=offload)
+        router = TokenRouter(transformer, [Span(0.5, 1, 4)])
+        kept = torch.arange(0, 16, 2).expand(2, -1)
+        with CopyWatch() as watch, router.routed([kept]):
+            prediction = predict_velocity(transformer, *inputs())
+        waiting.append(watch.copied)
+        prediction.square().mean().backward()
+        outcomes.append((prediction.detach(), *(parameter.grad for parameter in parameters.values())))
+    assert all(torch.equal(one, two) for one, two in zip(*outcomes, strict=True))
+    whole, shortened = (2, 16, 256), (2, 8, 256)
+    assert [waiting[1].count(size) - waiting[0].count(size) for size in (whole, shortened)] == [3, 3]  # block 1 still takes all
 
 
 @pytest.mark.parametrize("option", ["blocks_to_swap", "enable_activation_offloading"])

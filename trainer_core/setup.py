@@ -22,7 +22,7 @@ from .data.batches import batches_per_epoch
 from .data.index import Sample, count_buckets, index_datasets
 from .errors import JobError
 from .flavour_check import check_flavour
-from .flux.attention import check_attention
+from .flux.attention import check_attention, check_place
 from .flux.files import ModelFiles, fingerprint
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
@@ -97,6 +97,7 @@ def prepare(job: TrainJob) -> Setup:
     check_kernels(job.base.base_model_precision, "base.base_model_precision", device)
     masked = job.flow.flux_attention_masked_training
     check_attention(job.base.attention_mechanism, masked=masked, precision=job.base.base_model_precision)
+    check_place(job.base.attention_mechanism, device, DTYPES[job.base.mixed_precision])
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
     check_flavour(job, files, shape)

@@ -55,7 +55,7 @@ class Assistant:
         if self.strength == 0:
             return None
         down, up = self._placed(name, inputs[0])
-        return torch.add(output, linear(linear(inputs[0], down), up).to(output.dtype), alpha=self.strength)
+        return torch.add(output, linear(linear(inputs[0], down), up).to(output), alpha=self.strength)
 
     def _placed(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
         """The layer's pair where and as its input is; moved once, and again only when the base moves."""

@@ -1,7 +1,7 @@
 """Gradient checkpointing of every n-th block: less is recomputed, for more memory.
 
-What a checkpointed block keeps is what goes into it. With offloading that waits in host memory for the backward pass; rotary
-tables and the conditioning vector, which all blocks share, stay.
+What a checkpointed block keeps is what goes into it. With offloading that waits in host memory for the backward pass; what
+several blocks share stays: the conditioning vector, rotary tables, and inside a route the tokens that were left out.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from .routing import Shortened
+
 TOKENS = 3  # dimensions of what only this block keeps: (samples, tokens, width)
 
 
@@ -21,13 +23,22 @@ def recompute_blocks(transformer: FluxTransformer2DModel, interval: int, *, offl
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     chosen = {id(block) for block in blocks[::interval]}
 
-    def run(block: nn.Module, *arguments: Any) -> Any:
-        if id(block) in chosen:
-            with waiting_on_host() if offload else nullcontext():
-                return checkpoint(block, *arguments, use_reentrant=False)
-        return block(*arguments)
+    def run(block: nn.Module, image: Tensor | Shortened, *others: Any) -> Any:
+        if id(block) not in chosen:
+            return block(image, *others)
+        with waiting_on_host() if offload else nullcontext():
+            if isinstance(image, Shortened):
+                return checkpoint(
+                    _run_shortened, block, image.kept_BKD, image._replace(kept_BKD=None), *others, use_reentrant=False
+                )
+            return checkpoint(block, image, *others, use_reentrant=False)
 
     transformer.enable_gradient_checkpointing(gradient_checkpointing_func=run)
+
+
+def _run_shortened(block: nn.Module, kept_BKD: Tensor, rest: Shortened, *others: Any) -> Any:
+    """Inside a route: the tokens apart from what travels with them, which the blocks of the span share."""
+    return block(rest._replace(kept_BKD=kept_BKD), *others)
 
 
 def waiting_on_host() -> AbstractContextManager[None]:
@@ -37,7 +48,7 @@ def waiting_on_host() -> AbstractContextManager[None]:
         if tensor.ndim < TOKENS:
             return tensor.device, tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-        return tensor.device, host.copy_(tensor)
+        return tensor.device, host.copy_(tensor, non_blocking=True)  # it comes back on the same stream, so after this
 
     def unpack(packed: tuple[torch.device, Tensor]) -> Tensor:
         device, tensor = packed
