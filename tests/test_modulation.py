@@ -12,7 +12,7 @@ from trainer_core.errors import JobError, StopRequested
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.fill import nothing
 from trainer_core.flux.load import load_transformer
-from trainer_core.flux.modulation import Conditions, HostLinear, is_modulation, keep_on_host, look_ahead
+from trainer_core.flux.modulation import Conditions, HostLinear, is_modulation, keep_on_host, look_ahead, steps_together
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.job_file import parse_job
 from trainer_core.setup import prepare
@@ -66,6 +66,11 @@ def test_what_was_looked_ahead_to_is_not_computed_again():
     predict_velocity(host, x, sigma / 2, text, pooled, guidance)
     with pytest.raises(TypeError):
         predict_velocity(host, x, sigma / 4, text, pooled, guidance)
+
+
+def test_steps_go_together_in_fixed_groups_of_few_samples():
+    assert steps_together(0, 1) == steps_together(31, 1) == range(32) and steps_together(33, 1) == range(32, 64)
+    assert steps_together(5, 12) == range(4, 6) and steps_together(5, 100) == range(5, 6)
 
 
 def trained(pictures: Path, tmp_path: Path, wish: str, stop: int | None = None, **parts: dict) -> dict:

@@ -17,7 +17,7 @@ from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
 from .data.index import count_buckets
 from .flux.attention import attending
-from .flux.modulation import look_ahead
+from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
 from .history import Evaluation, History
 from .job_file import dump_job
@@ -32,7 +32,6 @@ from .validation.evaluate import evaluate
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
-LOOK_AHEAD = 32  # samples whose modulation is computed at once, where it stays on the host: 2 MB each
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
 
 
@@ -124,7 +123,7 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         seed=training.seed,
     )
     evaluate_if_due(setup, trainee, caches, context)
-    first, ahead = history.step, max(1, LOOK_AHEAD // (training.train_batch_size * training.gradient_accumulation_steps))
+    first = history.step
     for step in range(first, setup.num_steps):
         obey(setup, trainee, caches, context)
         began = time.monotonic()
@@ -133,8 +132,8 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         if not trainee.transformer.training:  # pictures leave it otherwise; the switch itself walks through every module
             trainee.transformer.train()
         with memory_watched(job, f"step {step + 1}"):
-            if setup.modulation_on_host and (step % ahead == 0 or step == first):
-                group = range(step - step % ahead, step - step % ahead + ahead)  # the same ones wherever a run goes on or ends
+            group = steps_together(step, training.train_batch_size * training.gradient_accumulation_steps)
+            if setup.modulation_on_host and step in (group.start, first):
                 coming = conditions_of(plan, objective, group, training.gradient_accumulation_steps)
                 look_ahead(trainee.transformer, coming, "training")
             record = train_step(

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EMBEDDER = "time_text_embed"
+SAMPLES_TOGETHER = 32  # 2 MB of results each
 LAYERS = ("norm1.linear", "norm1_context.linear", "norm.linear", "norm_out.linear")
 
 
@@ -67,6 +68,12 @@ def keep_on_host(transformer: FluxTransformer2DModel, device: torch.device) -> N
     for name, module in list(transformer.named_modules()):
         if name.endswith(LAYERS) and isinstance(module, nn.Linear):
             transformer.set_submodule(name, HostLinear(module, device))
+
+
+def steps_together(step: int, samples_a_step: int) -> range:
+    """The steps that this one is computed ahead with: always the same ones, wherever a run began and is to end."""
+    count = max(1, SAMPLES_TOGETHER // samples_a_step)
+    return range(step - step % count, step - step % count + count)
 
 
 @torch.no_grad()
