@@ -15,22 +15,24 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
+from transformers import T5EncoderModel
 
 from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.data.buckets import Bucket
 from trainer_core.data.index import Sample
+from trainer_core.flux.dialects import open_t5
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.flux.load import FluxShape, empty_transformer, load_transformer, open_weights
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.quantize import make_quantiser, stored_bytes
 from trainer_core.flux.recompute import recompute_blocks
-from trainer_core.flux.text import load_t5
+from trainer_core.flux.text import load_t5, t5_config
 from trainer_core.host_memory import give_back_at_once
 from trainer_core.job_file import parse_job
 from trainer_core.optimizers import make_optimizer
-from trainer_core.plan.phases import transformer_phases
+from trainer_core.plan.phases import HOST_FLOOR, encoder_bytes, transformer_phases
 from trainer_core.setup import Setup
 from trainer_core.validation.sample import sampler_settings
 
@@ -117,11 +119,14 @@ def train(setup: Setup, transformer: FluxTransformer2DModel) -> dict[str, Any]:
 
 def encode(path: Path, precision: str) -> dict[str, Any]:
     """Load T5 and encode one caption of 512 tokens; what it took."""
+    with torch.device("meta"):
+        skeleton = T5EncoderModel(t5_config(open_t5(path)))
+    planned = HOST_FLOOR["cpu"] + sum(encoder_bytes(skeleton, precision, torch.bfloat16, 1, 512))
     with watched() as seen:
         t5 = load_t5(path, torch.bfloat16, CPU, precision)
         with torch.no_grad():
             t5(torch.ones(1, 512, dtype=torch.long))
-    return {**seen, "quantised_bytes": stored_bytes(t5)}
+    return {**seen, "quantised_bytes": stored_bytes(t5), "planned_bytes": planned}
 
 
 def main() -> None:

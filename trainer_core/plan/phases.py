@@ -51,11 +51,13 @@ class Phase:
 
 @dataclass(frozen=True)
 class Weights:
-    """Bytes of a model's weights as they are kept: where the work is, and in host memory, of the file or of our own. And
-    those of the largest layer in its format in the file."""
+    """Bytes of a model's weights as they are kept: where the work is, and in host memory, of our own or of the file.
+    `loading` is what a layer takes while it is read and quantised, `in_products` one brought back to floating numbers.
+    """
 
     total: int
-    largest_whole: int
+    loading: int
+    in_products: int
     is_quantised: bool
     on_host: int = 0
     on_host_mapped: int = 0
@@ -72,20 +74,29 @@ def encoding_phases(setup: Setup) -> tuple[Phase, ...]:
     vae = vae_skeleton(setup)
     pixels = torch.empty(1, 3, height, width, device="meta")
     pictures = rehearse(vae, lambda: _without_gradient(vae.encode, torch.empty(pixels.shape)))
-    encoding, captions = setup.encoding, CAPTIONS_AT_ONCE
+    encoding = setup.encoding
     with torch.device("meta"):
-        clip = CLIPTextModel(clip_config(open_clip(setup.files.clip_l))).to(encoding.dtype)
-        t5 = T5EncoderModel(t5_config(open_t5(setup.files.t5))).to(encoding.dtype)
-    both = [
-        kept_weights(clip, encoding.clip_precision, UNQUANTISED_TEXT.get(encoding.clip_precision, ()), encoding.dtype),
-        kept_weights(t5, encoding.t5_precision, UNQUANTISED_TEXT.get(encoding.t5_precision, ()), encoding.dtype),
-    ]
-    tokens = (captions, setup.flavour.t5_max_length)
-    work = rehearse(t5, lambda: _without_gradient(t5, torch.zeros(tokens, dtype=torch.long)))
+        clip = CLIPTextModel(clip_config(open_clip(setup.files.clip_l)))
+        t5 = T5EncoderModel(t5_config(open_t5(setup.files.t5)))
+    clip_length = min(setup.flavour.clip_max_length, clip.config.max_position_embeddings)
+    shares = (
+        encoder_bytes(clip, encoding.clip_precision, encoding.dtype, CAPTIONS_AT_ONCE, clip_length),
+        encoder_bytes(t5, encoding.t5_precision, encoding.dtype, CAPTIONS_AT_ONCE, setup.flavour.t5_max_length),
+    )
+    weights, work = zip(*shares, strict=True)
+    in_all = max(map(sum, shares)) if setup.job.base.offload_during_startup else sum(weights) + max(work)
     return (
         _phase(setup, "encode pictures", _bytes(vae_skeleton(setup)), pictures.peak),
-        _phase(setup, "encode captions", sum(weights.total for weights in both), max(work.peak, *map(_transient, both))),
+        _phase(setup, "encode captions", 0, in_all),
     )
+
+
+def encoder_bytes(model: nn.Module, precision: str, dtype: torch.dtype, captions: int, length: int) -> tuple[int, int]:
+    """Weights of a text encoder on the meta device, and what it takes to load it and to encode so many captions at once."""
+    kept = kept_weights(model, precision, UNQUANTISED_TEXT.get(precision, ()), dtype)
+    tokens = (captions, length)
+    work = rehearse(nn.Module.to(model, dtype), lambda: _without_gradient(model, torch.zeros(tokens, dtype=torch.long)))
+    return kept.total, max(work.peak + kept.in_products, kept.loading)
 
 
 def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
@@ -96,9 +107,9 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
     width, height = largest_picture(setup)
     one = Pass(training.train_batch_size, width, height, setup.flavour.t5_max_length)
     work, offloaded = training_work(setup, one), offloaded_bytes(setup, one)
-    train = _phase(setup, "train", base.total + adapter, work - offloaded + _for_products(base), base)
+    train = _phase(setup, "train", base.total + adapter, work - offloaded + base.in_products, base)
     phases = [
-        _phase(setup, "load", base.total, _transient(base), base),
+        _phase(setup, "load", base.total, base.loading, base),
         replace(train, host=train.host + offloaded),
     ]
     if setup.prompts:
@@ -107,7 +118,7 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
         vae, latent = vae_skeleton(setup), (1, LATENT_CHANNELS, sampled.height // DOWNSCALE, sampled.width // DOWNSCALE)
         decoding = rehearse(vae, lambda: _without_gradient(vae.decode, torch.empty(latent)))
         work = max(_all_blocks(growth, setup.shape), _bytes(vae_skeleton(setup)) + decoding.peak)
-        phases.append(_phase(setup, "pictures", base.total + adapter, work + _for_products(base), base))
+        phases.append(_phase(setup, "pictures", base.total + adapter, work + base.in_products, base))
     return tuple(phases)
 
 
@@ -168,13 +179,20 @@ def kept_weights(
     counts: Callable[[str], bool] = lambda name: True,
 ) -> Weights:
     """What the layers that count, of a model on the meta device, take once they are loaded."""
-    quantiser, total, largest = make_quantiser(precision, torch.device("cpu"), unquantised), 0.0, 0
+    quantiser, total, loading, in_products = make_quantiser(precision, torch.device("cpu"), unquantised), 0.0, 0, 0
+    met: set[int] = set()  # T5's embedding has two names
     for name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False) if counts(name) else ():
-            is_quantised = quantiser is not None and leaf == "weight" and quantiser.takes(name, module)
-            total += parameter.numel() * (METHODS[precision].bytes_per_weight if is_quantised else dtype.itemsize)
-            largest = max(largest, parameter.numel() * dtype.itemsize)
-    return Weights(int(total), largest, precision not in WHOLE)
+            if id(parameter) in met:
+                continue
+            met.add(id(parameter))
+            whole = parameter.numel() * dtype.itemsize
+            if quantiser is not None and leaf == "weight" and quantiser.takes(name, module):
+                total += parameter.numel() * METHODS[precision].bytes_per_weight
+                loading, in_products = max(loading, int(QUANTISING * whole)), max(in_products, whole)
+            else:
+                total, loading = total + whole, max(loading, whole)
+    return Weights(int(total), loading, in_products, precision not in WHOLE)
 
 
 def adapter_bytes(setup: Setup) -> int:
@@ -225,16 +243,6 @@ def _phase(setup: Setup, name: str, weights: int, work: int, base: Weights | Non
     if base is not None and not base.is_quantised:
         return Phase(name, HOST_FLOOR[kind] + weights - base.total + on_host + work, 0, base.total + mapped)
     return Phase(name, HOST_FLOOR[kind] + weights + on_host + work, 0, mapped)
-
-
-def _transient(weights: Weights) -> int:
-    """What a layer takes while it is read and quantised."""
-    return int(weights.largest_whole * (QUANTISING if weights.is_quantised else 1.0))
-
-
-def _for_products(weights: Weights) -> int:
-    """What the products need besides activations: a layer brought back to floating numbers."""
-    return weights.largest_whole if weights.is_quantised else 0
 
 
 def _all_blocks(growth: Growth, shape: FluxShape) -> int:
