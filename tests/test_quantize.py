@@ -2,7 +2,9 @@
 
 import json
 import sys
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ from trainer_core.flux.quantize import (
     dequantised,
     make_quantiser,
     stored_bytes,
+    why_unusable,
 )
 from trainer_core.flux.text import EncoderFormat, load_clip, load_t5
 from trainer_core.job_file import parse_job
@@ -151,7 +154,7 @@ def test_a_missing_package_is_named_with_the_command_that_gets_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)  # how Python marks a module that is not there
     with pytest.raises(JobError) as raised:
         check_precision("int8-torchao", "base.base_model_precision")
-    assert str(raised.value).startswith("base.base_model_precision: 'int8-torchao' needs the package torchao (")
+    assert str(raised.value).startswith("base.base_model_precision: 'int8-torchao' needs the package torchao 0.9 or newer (")
     assert str(raised.value).endswith("get it with: pip install -U torchao, or choose another precision")
 
 
@@ -170,3 +173,10 @@ def test_captions_encode_nearly_alike_with_quantised_text_encoders(precision, pi
     whole_run = run_in_process(parse_job(job_data(pictures)), tmp_path, tmp_path / "cache")
     small_run = run_in_process(parse_job(job_data(pictures, base=base)), tmp_path, tmp_path / "cache")
     assert whole_run["losses"] != small_run["losses"]  # other entries of the cache, not those of the whole encoders
+
+
+@pytest.mark.parametrize("precision", METHODS)
+def test_a_package_that_is_too_old_is_told_with_its_version(precision):
+    method = METHODS[precision]
+    assert why_unusable(method) == ""
+    assert why_unusable(replace(method, oldest="999")) == f"{version(method.package)} is installed"

@@ -13,8 +13,10 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from packaging.version import Version
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -33,9 +35,11 @@ Quantise = Callable[[nn.Linear], nn.Module]
 
 @dataclass(frozen=True)
 class Method:
-    """How one name quantises: its package as pip knows it, its module, and the bytes that a weight takes in the end."""
+    """How one name quantises: its package as pip knows it and the oldest version that will do, its module, and the bytes
+    that a weight takes in the end."""
 
     package: str
+    oldest: str
     module: str
     bytes_per_weight: float
     quantise: Quantise
@@ -70,13 +74,22 @@ def check_precision(precision: str, field: str) -> None:
     if precision in WHOLE:
         return
     method = METHODS[precision]
+    problem = why_unusable(method)
+    if problem:
+        raise JobError(
+            f"{field}: {precision!r} needs the package {method.package} {method.oldest} or newer ({problem}); "
+            f"get it with: pip install -U {method.package}, or choose another precision"
+        )
+
+
+def why_unusable(method: Method) -> str:
+    """What is wrong with the method's package here: it is missing, too old, or does not import; '' when nothing is."""
     try:
         importlib.import_module(method.module)
-    except ImportError as error:
-        raise JobError(
-            f"{field}: {precision!r} needs the package {method.package} ({error}); "
-            f"get it with: pip install -U {method.package}, or choose another precision"
-        ) from None
+        found = version(method.package)
+    except (ImportError, PackageNotFoundError) as error:
+        return str(error)
+    return f"{found} is installed" if Version(found) < Version(method.oldest) else ""
 
 
 def check_kernels(precision: str, field: str, device: torch.device) -> None:
@@ -164,11 +177,11 @@ def _nf4(linear: nn.Linear) -> nn.Module:
 
 
 METHODS = {
-    "int8-quanto": Method("optimum-quanto", "optimum.quanto", 1.0, _quanto("qint8")),
-    "int4-quanto": Method("optimum-quanto", "optimum.quanto", 0.53, _quanto("qint4")),
-    "int2-quanto": Method("optimum-quanto", "optimum.quanto", 0.28, _quanto("qint2")),
-    "fp8-quanto": Method("optimum-quanto", "optimum.quanto", 1.0, _quanto("qfloat8")),
-    "nf4-bnb": Method("bitsandbytes", "bitsandbytes", 0.52, _nf4),
-    "int8-torchao": Method("torchao", "torchao.quantization", 1.0, _torchao("Int8WeightOnlyConfig")),
-    "fp8-torchao": Method("torchao", "torchao.quantization", 1.0, _torchao("Float8WeightOnlyConfig")),
+    "int8-quanto": Method("optimum-quanto", "0.2.6", "optimum.quanto", 1.0, _quanto("qint8")),
+    "int4-quanto": Method("optimum-quanto", "0.2.6", "optimum.quanto", 0.53, _quanto("qint4")),
+    "int2-quanto": Method("optimum-quanto", "0.2.6", "optimum.quanto", 0.28, _quanto("qint2")),
+    "fp8-quanto": Method("optimum-quanto", "0.2.6", "optimum.quanto", 1.0, _quanto("qfloat8")),
+    "nf4-bnb": Method("bitsandbytes", "0.49", "bitsandbytes", 0.52, _nf4),
+    "int8-torchao": Method("torchao", "0.9", "torchao.quantization", 1.0, _torchao("Int8WeightOnlyConfig")),
+    "fp8-torchao": Method("torchao", "0.9", "torchao.quantization", 1.0, _torchao("Float8WeightOnlyConfig")),
 }
