@@ -20,7 +20,7 @@ from transformers import T5EncoderModel
 from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.data.buckets import Bucket
-from trainer_core.data.index import Sample
+from trainer_core.data.sample import Facts, Sample
 from trainer_core.flux.dialects import open_t5
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
@@ -69,8 +69,9 @@ def make_setup_of(
         spans=(),
         adapter=plan_adapter(empty_transformer(shape), job.lora, quantised=precision != "no_change"),
         initial={},
-        samples=(Sample("", path, "", pixels, pixels, Bucket(pixels, pixels)),),
+        samples=(Sample("", path, ("",), Facts(pixels, pixels, ""), Bucket(pixels, pixels), ()),),
         eval_samples=(),
+        rejected=(),
         num_steps=1,
         prompts=(),
         sampler=sampler_settings(job.validation, flavour),

@@ -67,9 +67,7 @@ def measure(model: str, rounds: int, folder: Path) -> dict[str, object]:
     caches = fill_caches(setup, context)
     trainee = build_trainee(setup, context)
     training = setup.job.training
-    plan = BatchPlan(
-        setup.samples, setup.job.datasets, caches, batch_size=training.train_batch_size, caption_dropout=0.0, seed=0
-    )
+    plan = BatchPlan(setup.samples, caches, batch_size=training.train_batch_size, caption_dropout=0.0, seed=0)
     steps, ratios, ours, bare = STEPS_A_ROUND[model], [], [], []
     for number in range(rounds + 1):  # the first warms up and is not counted
         times.clear()

@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..trainer_core.data.buckets import Bucket
-from ..trainer_core.data.index import Sample, count_buckets
+from ..trainer_core.data.index import count_buckets
+from ..trainer_core.data.sample import Sample
 
 CELL, GAP, LABEL = 96, 6, 22  # in pixels
 COLUMNS, MOST_IN_BUCKET = 8, 24

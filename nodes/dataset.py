@@ -86,7 +86,7 @@ class DatasetBucket(io.ComfyNode):
         name = _distinct(values.pop("id").strip() or chosen.name, {spec.id for spec in previous_dataset})
         spec = read_spec("datasets", [{"id": name, "instance_data_dir": str(chosen), **values}], "DatasetBucket")[0]
         flavour = model.model_flavour if model else "dev"
-        samples = index_datasets((spec,), FLAVOURS[flavour])
+        samples = index_datasets((spec,), FLAVOURS[flavour]).samples
         preview = to_batch([draw_contact_sheet(samples)])
         note = f"for {flavour}" if model else "for dev; connect the model to see those of another base"
         return io.NodeOutput((*previous_dataset, spec), preview, describe(samples, chosen, note))

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -17,8 +18,10 @@ from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.cli import main
 from trainer_core.context import RunContext
+from trainer_core.data.encode import Caches, encode_captions, encode_masks, encode_pictures
+from trainer_core.data.sample import Sample
 from trainer_core.events import EventLog
-from trainer_core.flux.files import ModelFiles
+from trainer_core.flux.files import PICO_FILES, ModelFiles
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.flux.text import EncoderFormat, clip_encoder, t5_encoder
 from trainer_core.job import TrainJob
@@ -27,6 +30,7 @@ from trainer_core.setup import prepare
 from trainer_core.specs.adapter import LoraSpec
 from trainer_core.train import run
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = ((96, 96), (120, 80), (80, 120))
 
@@ -89,6 +93,18 @@ class Command:
             self.stdout, self.stderr = out.getvalue(), err.getvalue()
         lines = self.stdout.strip().splitlines()
         self.report = json.loads(lines[-1]) if lines else {}
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def encoded(samples: Sequence[Sample], cache: Path) -> Caches:
+    """These samples with their captions and masks, through pico's encoders in float32."""
+    latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
+    captions = ["", *(caption for sample in samples for caption in sample.captions)]
+    texts = encode_captions(captions, PICO_FILES, FLAVOURS["pico"], cache, EncoderFormat(torch.float32), CPU, silent)
+    return Caches(latents, texts, encode_masks(samples, cache, silent))
 
 
 def run_in_process(

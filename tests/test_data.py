@@ -6,18 +6,17 @@ import pytest
 import torch
 from PIL import Image
 
-from support import job_data, make_pictures, run_in_process
-from trainer_core.data.batches import BatchPlan, batches_per_epoch, read_batch
-from trainer_core.data.buckets import Bucket
+from support import encoded, job_data, make_pictures, run_in_process
+from trainer_core.data.batches import BatchPlan, Visit, batches_per_epoch, read_batch
+from trainer_core.data.buckets import Bucket, fit_centre
 from trainer_core.data.cache import entry_path, read_entry, write_entry
 from trainer_core.data.captions import decode
-from trainer_core.data.encode import Caches, encode_captions, encode_masks, encode_pictures
-from trainer_core.data.images import crop_to_bucket, load_rgb, to_image, to_tensor
+from trainer_core.data.encode import encode_pictures
+from trainer_core.data.images import apply_fit, load_rgb, to_image, to_tensor
 from trainer_core.data.index import count_buckets, index_datasets
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
-from trainer_core.flux.text import EncoderFormat
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import dataset_digest
 from trainer_core.setup import prepare
@@ -28,13 +27,13 @@ CPU = torch.device("cpu")
 
 
 def index(folder, **fields):
-    return index_datasets((DatasetSpec(instance_data_dir=str(folder), **fields),), PICO)
+    return list(index_datasets((DatasetSpec(instance_data_dir=str(folder), **fields),), PICO).samples)
 
 
 def test_the_index_knows_captions_sizes_and_buckets(pictures):
     samples = index(pictures)
     assert [sample.path.name for sample in samples] == [f"ball_{number}.png" for number in range(6)]
-    assert samples[1].caption == "a ball 1" and (samples[1].width, samples[1].height) == (120, 80)
+    assert samples[1].caption == "a ball 1" and samples[1].facts[:2] == (120, 80)
     assert count_buckets(samples) == {"64x64": 2, "80x48": 2, "48x80": 2}
 
 
@@ -45,15 +44,16 @@ def test_captions_can_come_from_names_or_one_prompt(pictures):
 
 
 def test_everything_that_is_wrong_with_the_files_is_said_at_once(tmp_path):
-    make_pictures(tmp_path, 3)
+    make_pictures(tmp_path, 4)
     (tmp_path / "ball_0.txt").unlink()
+    (tmp_path / "ball_3.txt").unlink()
     (tmp_path / "ball_1.png").write_bytes(b"not a picture")
     (tmp_path / "ball_2.txt").write_bytes(b"a \x81 ball")
     with pytest.raises(JobError) as caught:
         index(tmp_path)
     message = str(caught.value)
     assert "ball_0.png has no caption: write ball_0.txt beside it" in message
-    assert "ball_1.png cannot be read" in message
+    assert "ball_3.png has no caption" in message
     assert "ball_2.txt is neither UTF-8 nor Windows-1252" in message
 
 
@@ -79,14 +79,15 @@ def test_pictures_are_upright_opaque_and_cropped_in_the_centre(tmp_path):
     turned.save(tmp_path / "turned.jpg", exif=exif)
     assert load_rgb(tmp_path / "turned.jpg").size == (20, 40)
     (tmp_path / "turned.txt").write_text("x")
-    assert (index(tmp_path)[0].width, index(tmp_path)[0].height) == (20, 40)
+    assert index(tmp_path)[0].facts[:2] == (20, 40)
 
     Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert load_rgb(tmp_path / "clear.png").getpixel((4, 4)) == (255, 255, 255)
 
     stripes = Image.new("RGB", (30, 10), "red")
     stripes.paste("blue", (10, 0, 20, 10))
-    assert crop_to_bucket(stripes, Bucket(10, 10)).getcolors() == [(100, (0, 0, 255))]
+    bucket = Bucket(10, 10)
+    assert apply_fit(stripes, fit_centre(30, 10, bucket), bucket).getcolors() == [(100, (0, 0, 255))]
 
 
 def test_pixels_survive_the_way_through_a_tensor(pictures):
@@ -127,19 +128,11 @@ def test_only_what_changed_is_encoded_again(tmp_path):
     assert read_entry(first[1])["latent"].shape == (16, 6, 10)
 
 
-def encoded(samples, cache) -> Caches:
-    silent = lambda done, total: None  # noqa: E731
-    latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
-    captions = ["", *(sample.caption for sample in samples)]
-    texts = encode_captions(captions, PICO_FILES, PICO, cache, EncoderFormat(torch.float32), CPU, silent)
-    return Caches(latents, texts, encode_masks(samples, cache, silent))
-
-
 def plan(pictures, cache, **fields) -> BatchPlan:
     datasets = (DatasetSpec(instance_data_dir=str(pictures), repeats=fields.pop("repeats", 0)),)
-    samples = index_datasets(datasets, PICO)
+    samples = index_datasets(datasets, PICO).samples
     options = {"batch_size": 2, "caption_dropout": 0.0, "seed": 5} | fields
-    return BatchPlan(samples, datasets, encoded(samples, cache), **options)
+    return BatchPlan(samples, encoded(samples, cache), **options)
 
 
 def test_an_epoch_shows_every_picture_as_often_as_repeats_say(tmp_path, cache):
@@ -147,8 +140,8 @@ def test_an_epoch_shows_every_picture_as_often_as_repeats_say(tmp_path, cache):
     batches = plan(folder, cache, repeats=2).indices_of_epoch(0)
     assert Counter(index for batch in batches for index in batch) == dict.fromkeys(range(7), 3)
     assert len(batches) == 5 + 3 + 3
-    samples = index(folder)
-    assert batches_per_epoch(samples, (DatasetSpec(instance_data_dir=str(folder), repeats=2),), 2) == 11
+    samples = index(folder, repeats=2)
+    assert batches_per_epoch(samples, 2) == 11
     assert all(len({samples[i].bucket for i in batch}) == 1 for batch in batches)
 
 
@@ -187,5 +180,5 @@ def test_eval_pictures_are_indexed_and_encoded_but_never_trained_on(tmp_path, pi
     setup = prepare(judged)
     assert {sample.dataset_id for sample in setup.samples} == {"pictures"} and len(setup.eval_samples) == 4
     shown = setup.eval_samples[:1]
-    batch = read_batch(shown, [sample.caption for sample in shown], encoded(setup.eval_samples, cache))
+    batch = read_batch([Visit(sample, sample.caption) for sample in shown], encoded(setup.eval_samples, cache))
     assert batch.latent_BCHW.shape == (1, 16, 8, 8) and batch.names == (str(shown[0].path),)

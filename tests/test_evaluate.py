@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from support import job_data, make_pictures, run_in_process
+from support import encoded, job_data, make_pictures, run_in_process
 from trainer_core import flow
 from trainer_core.data.buckets import Bucket
 from trainer_core.data.cache import read_entry
-from trainer_core.data.index import Sample
+from trainer_core.data.sample import Facts, Sample
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer
@@ -68,17 +68,12 @@ def test_a_held_out_loss_is_the_mean_over_fixed_noise_and_noise_levels(tmp_path,
 
 def caption_entry(cache: Path, setup, sample: Sample) -> dict:
     """The cached caption of a sample: what a run over the filled cache would read."""
-    from trainer_core.data.encode import encode_captions
-
-    paths = encode_captions(
-        [sample.caption], setup.files, setup.flavour, cache, setup.encoding, setup.device, lambda done, total: None
-    )
-    return read_entry(paths[sample.caption])
+    return encoded([sample], cache).text(sample.caption)
 
 
 def test_the_choice_is_even_over_each_dataset():
     def sample(dataset: str, number: int) -> Sample:
-        return Sample(dataset, Path(f"{number}.png"), "", 64, 64, Bucket(64, 64))
+        return Sample(dataset, Path(f"{number}.png"), ("",), Facts(64, 64, ""), Bucket(64, 64), ())
 
     samples = tuple(sample("a", n) for n in range(9)) + tuple(sample("b", n) for n in range(2))
     assert [(s.dataset_id, s.path.stem) for s in choose(samples, 3)] == [

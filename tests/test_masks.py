@@ -8,13 +8,14 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from support import job_data, run_in_process
+from support import encoded, job_data, run_in_process, silent
 from trainer_core import flow, tread
-from trainer_core.data.batches import read_batch
-from trainer_core.data.cache import read_entry, write_entry
-from trainer_core.data.encode import Caches, encode_masks
-from trainer_core.data.images import crop_to_bucket, load_rgb, to_cells
-from trainer_core.data.index import Sample, index_datasets
+from trainer_core.data.batches import Visit, read_batch
+from trainer_core.data.cache import read_entry
+from trainer_core.data.encode import encode_masks
+from trainer_core.data.images import apply_fit, load_rgb, to_cells
+from trainer_core.data.index import index_datasets
+from trainer_core.data.sample import Sample
 from trainer_core.data.upright import load_mask
 from trainer_core.errors import JobError
 from trainer_core.flux.flavours import FLAVOURS
@@ -24,10 +25,6 @@ from trainer_core.run_dir import run_dir_for
 from trainer_core.specs.dataset import DatasetSpec
 from trainer_core.specs.flow import FlowSpec
 from trainer_core.tread import Span
-
-
-def silent(done: int, total: int) -> None:
-    pass
 
 
 def masks_for(pictures: Path, folder: Path, draw) -> Path:
@@ -51,7 +48,7 @@ def left_half(canvas, width, height):
 
 def index(pictures: Path, masks: Path, **fields) -> list[Sample]:
     spec = DatasetSpec(instance_data_dir=str(pictures), mask_data_dir=str(masks), caption_strategy="filename", **fields)
-    return index_datasets((spec,), FLAVOURS["pico"])
+    return list(index_datasets((spec,), FLAVOURS["pico"]).samples)
 
 
 def cells(samples: list[Sample], cache: Path) -> list[torch.Tensor]:
@@ -140,8 +137,8 @@ def test_a_mask_lies_exactly_where_its_picture_does(tmp_path, form, orientation)
     else:
         drawing().save(mask, exif=with_tag(orientation) if form == "tagged" else None)
     (sample,) = index(tmp_path, tmp_path / "masks")
-    assert sample.bucket.width < min(sample.width, 200) and sample.bucket.width != sample.bucket.height
-    seen = crop_to_bucket(load_rgb(picture), sample.bucket).convert("L")
+    assert sample.bucket.width < min(sample.facts.width, 200) and sample.bucket.width != sample.bucket.height
+    seen = apply_fit(load_rgb(picture), sample.views[0], sample.bucket).convert("L")
     (found,) = cells([sample], tmp_path / "cache")
     assert found.shape == (sample.bucket.height // 8, sample.bucket.width // 8)
     assert torch.equal(found, to_cells(seen, 8))
@@ -182,7 +179,7 @@ def test_masks_are_cached_by_what_made_them(tmp_path, pictures):
     written = {path: path.stat().st_mtime_ns for path in first.values()}
     Image.new("L", (96, 96), 255).save(masks / "ball_0.png")
     second = encode_masks(samples, tmp_path, silent)
-    assert [first[sample] == second[sample] for sample in samples] == [False, *[True] * 5]
+    assert [one == other for one, other in zip(first.values(), second.values(), strict=True)] == [False, *[True] * 5]
     assert all(path.stat().st_mtime_ns == time for path, time in written.items())
 
 
@@ -233,18 +230,13 @@ def test_the_loss_is_weighed_by_hand(background, normalise, expected):
 def test_a_batch_holds_masks_and_weights_and_a_sample_without_counts_in_full(tmp_path, pictures):
     masks = masks_for(pictures, tmp_path / "masks", left_half)
     masked = index(pictures, masks, mask_background_weight=0.5)[0]
-    plain = index_datasets((DatasetSpec(id="other", instance_data_dir=str(pictures)),), FLAVOURS["pico"])[0]
+    plain = index_datasets((DatasetSpec(id="other", instance_data_dir=str(pictures)),), FLAVOURS["pico"]).samples[0]
     samples = [masked, plain]
-    write_entry(tmp_path / "latent", {"latent": torch.zeros(16, 8, 8)})
-    words = {"text": torch.zeros(4, 2), "pooled": torch.zeros(3), "text_mask": torch.ones(4, dtype=torch.bool)}
-    write_entry(tmp_path / "words", words)
-    caches = Caches(
-        dict.fromkeys(samples, tmp_path / "latent"), {"": tmp_path / "words"}, encode_masks(samples, tmp_path, silent)
-    )
-    batch = read_batch(samples, ["", ""], caches)
+    caches = encoded(samples, tmp_path / "cache")
+    batch = read_batch([Visit(sample, "") for sample in samples], caches)
     assert batch.mask_BHW[0].mean() == 0.5 and not batch.mask_BHW[1].any()
     assert batch.weight_BHW[0].mean() == 0.75 and (batch.weight_BHW[1] == 1).all()
-    without = read_batch([plain], [""], caches)
+    without = read_batch([Visit(plain, "")], caches)
     assert without.mask_BHW is None and without.weight_BHW is None
 
 

@@ -35,6 +35,8 @@ TABLES = {
 }
 COURSES = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", "sine")
 FOLDER = {"instance_data_dir": "."}
+CROP, NAMED = FOLDER | {"crop": True}, FOLDER | {"caption_strategy": "filename"}
+TABLE = FOLDER | {"caption_strategy": "csv", "caption_table": "t.csv"}
 MASKS = FOLDER | {"mask_data_dir": "masks"}
 
 # spec, field, value, the settings beside which it does nothing, those beside which it does something
@@ -85,8 +87,21 @@ CASES += [
         (LoraSpec, field, value, [{}, {"lora_type": "loha"}], [{"lora_type": "lokr"}])
         for field, value in (("lokr_factor", 4), ("lokr_factor_feed_forward", 4), ("lokr_full_matrix", False))
     ),
-    (DatasetSpec, "mask_background_weight", 0.5, [FOLDER], [MASKS]),
+    (DatasetSpec, "mask_background_weight", 0.5, [FOLDER], [MASKS, FOLDER | {"alpha_is_mask": True}]),
     (DatasetSpec, "mask_normalise_area", True, [FOLDER, MASKS | {"mask_background_weight": 1.0}], [MASKS]),
+    (DatasetSpec, "crop_aspect", "preserve", [FOLDER], [CROP]),
+    (DatasetSpec, "crop_aspect_buckets", ("1.5",), [FOLDER, CROP], [CROP | {"crop_aspect": "closest"}]),
+    (DatasetSpec, "num_crops", 3, [FOLDER], [FOLDER | {"crop_style": "random"}]),
+    (DatasetSpec, "multiline_captions", True, [NAMED], [FOLDER]),
+    (DatasetSpec, "missing_caption", "skip", [NAMED], [FOLDER, TABLE]),
+    *(
+        (DatasetSpec, field, "other", [FOLDER], [TABLE])
+        for field in ("filename_column", "caption_column", "fallback_caption_column")
+    ),
+    (DatasetSpec, "tag_separator", ";", [FOLDER], [FOLDER | {"shuffle_tags": True}]),
+    (DatasetSpec, "keep_tags", 1, [FOLDER], [FOLDER | {"shuffle_tags": True}]),
+    (DatasetSpec, "caption_variants", 3, [FOLDER], [FOLDER | {"shuffle_tags": True}, FOLDER | {"wildcards_dir": "w"}]),
+    (DatasetSpec, "reference_geometry", "loose", [FOLDER], [FOLDER | {"reference_data_dir": "r"}]),
 ]
 
 

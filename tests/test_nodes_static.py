@@ -15,14 +15,12 @@ PACK_ROOT = Path(__file__).parents[1]
 NODES_DIR = PACK_ROOT / "nodes"
 NODE_FILES = sorted(NODES_DIR.glob("*.py"))
 LIGHT = {"PIL", "annotated_types", "comfy_api", "filelock", "folder_paths", "numpy", "pydantic"} | sys.stdlib_module_names
+DATA_DIR = PACK_ROOT / "trainer_core" / "data"
+WITH_TORCH = {"batches", "cache", "encode", "images", "loader", "too_long"}
 CONTRACT = {
     "trainer_core",
     "trainer_core.data",
-    "trainer_core.data.buckets",
-    "trainer_core.data.captions",
-    "trainer_core.data.index",
-    "trainer_core.data.masks",
-    "trainer_core.data.upright",
+    *(f"trainer_core.data.{path.stem}" for path in DATA_DIR.glob("[a-z]*.py") if path.stem not in WITH_TORCH),
     "trainer_core.errors",
     "trainer_core.events",
     "trainer_core.flux",

@@ -100,7 +100,7 @@ TRAINING = {
 DATASETS = {
     "caption_strategy": ("filename", {}),
     "instance_prompt": ("a dog", {"caption_strategy": "instanceprompt", "instance_prompt": "a cat"}),
-    "resolution": (48, {}),
+    "resolution": ([48.0], {}),
     "repeats": (2, {}),
 }
 BASE = {"mixed_precision": ("bf16", {})}
@@ -148,6 +148,18 @@ ELSEWHERE = {
     "attention_mechanism": "test_attention.py",
     "enable_activation_offloading": "test_offload.py",
     "skip_memory_check": "test_plan.py",
+    **dict.fromkeys(("disabled", "max_num_samples"), "test_index.py"),
+    **dict.fromkeys(("vae_batch_size", "cache_size_limit"), "test_cache.py"),
+    **dict.fromkeys(("resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"), "test_crops.py"),
+    **dict.fromkeys(("minimum_aspect_ratio", "maximum_aspect_ratio", "crop", "crop_style", "crop_aspect"), "test_crops.py"),
+    **dict.fromkeys(("crop_aspect_buckets", "num_crops", "horizontal_flip"), "test_crops.py"),
+    "background": "test_images.py",
+    "alpha_is_mask": "test_masks.py",
+    **dict.fromkeys(("probability", "start_step", "end_step", "small_buckets", "data_backend_sampling"), "test_order.py"),
+    **dict.fromkeys(("multiline_captions", "missing_caption", "caption_table", "filename_column"), "test_captions.py"),
+    **dict.fromkeys(("caption_column", "fallback_caption_column", "trigger_word", "caption_prefix"), "test_captions.py"),
+    **dict.fromkeys(("shuffle_tags", "tag_separator", "keep_tags", "wildcards_dir", "caption_variants"), "test_captions.py"),
+    **dict.fromkeys(("reference_data_dir", "reference_geometry"), "test_references.py"),
 }
 NAMES = {"id", "instance_data_dir", "model_flavour", "device", *MODEL_FILE_FIELDS}  # which data, base and machine
 

@@ -1,11 +1,9 @@
 """What a step says of itself."""
 
 import torch
-from test_masks import silent
 
-from support import add_lora, job_data
+from support import add_lora, encoded, job_data
 from trainer_core.data.batches import BatchPlan
-from trainer_core.data.encode import Caches, encode_captions, encode_masks, encode_pictures
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.routing import TokenRouter
 from trainer_core.job_file import parse_job
@@ -24,13 +22,7 @@ def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pict
     setup = prepare(parse_job(job_data(pictures, routes=routes)))
     transformer = load_transformer(setup.files.transformer, torch.float32, setup.device)
     parameters = add_lora(transformer, setup.job.lora)
-    captions = [sample.caption for sample in setup.samples]
-    caches = Caches(
-        encode_pictures(setup.samples, setup.files.vae, cache, setup.device, silent),
-        encode_captions(captions, setup.files, setup.flavour, cache, setup.encoding, setup.device, silent),
-        encode_masks(setup.samples, cache, silent),
-    )
-    plan = BatchPlan(setup.samples, setup.job.datasets, caches, batch_size=2, caption_dropout=0, seed=0)
+    plan = BatchPlan(setup.samples, encoded(setup.samples, cache), batch_size=2, caption_dropout=0, seed=0)
     objective, clip = Objective(setup.job.flow, torch.float32, 0), make_clip(setup.job.optimizer)
     optimizer, router = make_optimizer(setup.job.optimizer, parameters.values(), 0), TokenRouter(transformer, setup.spans)
     update = Update(optimizer, clip)

@@ -93,7 +93,7 @@ def _check(args: argparse.Namespace) -> Report:
     plan = make_plan(setup, seconds_per_step=seconds_per_step(setup) if args.probe else None)
     if args.chart:
         draw_plan(args.chart, plan)
-    batches = batches_per_epoch(setup.samples, job.datasets, job.training.train_batch_size)
+    batches = batches_per_epoch(setup.samples, job.training.train_batch_size)
     run_dir = run_dir_for(job, args.out)
     return {
         "run_dir": str(run_dir.root.absolute()),

@@ -23,8 +23,10 @@ MAY_CHANGE = (
     "training.device",
     "training.enable_activation_offloading",  # this and the rest: other memory, the same training
     "training.skip_memory_check",
+    "training.cache_size_limit",
     "base.offload_during_startup",
     "base.vae_enable",
+    "base.vae_batch_size",
     "base.blocks_to_swap",
     "base.modulation_offload",
     "base.attention_mechanism",

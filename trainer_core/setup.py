@@ -19,7 +19,8 @@ from .adapter.initial import initial_factors, initial_parts
 from .adapter.plan import AdaptedModule, AdapterPlan, plan_adapter
 from .adapter.starts import Parts
 from .data.batches import batches_per_epoch
-from .data.index import Sample, count_buckets, index_datasets
+from .data.index import Progress, count_buckets, index_datasets
+from .data.sample import Rejected, Sample
 from .errors import JobError
 from .flavour_check import check_flavour
 from .flux.attention import check_attention, check_place
@@ -59,6 +60,7 @@ class Setup:
     initial: dict[str, Parts]
     samples: tuple[Sample, ...]
     eval_samples: tuple[Sample, ...]
+    rejected: tuple[Rejected, ...]
     num_steps: int
     prompts: tuple[str, ...]
     sampler: SamplerSettings
@@ -87,8 +89,9 @@ class Setup:
         return self.adapter.num_parameters
 
 
-def prepare(job: TrainJob) -> Setup:
-    """Check the job against its files and pictures; JobError says what to mend."""
+def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = lambda done, total: None) -> Setup:
+    """Check the job against its files and pictures; JobError says what to mend. `progress` is that of looking at the pictures,
+    and what was learned of them is remembered below `cache_dir`."""
     device = pick_device(job.training.device)
     check_optimizer(job.optimizer, device)
     flavour = FLAVOURS[job.base.model_flavour]
@@ -115,8 +118,10 @@ def prepare(job: TrainJob) -> Setup:
             "layers, which must then be on the card; set it to 'auto', or choose another target"
         )
     check_memory_options(job, shape)
-    everything = index_datasets(job.datasets, flavour)
-    samples = tuple(sample for sample in everything if sample.dataset_id not in eval_ids)
+    index = index_datasets(job.datasets, flavour, cache_dir, progress)
+    for dataset_id, path, reason in index.rejected:
+        log.warning("dataset %r: %s is left out: %s", dataset_id, path, reason)
+    samples = tuple(sample for sample in index.samples if sample.dataset_id not in eval_ids)
     if all(sample.is_regularisation for sample in samples):
         raise JobError("every dataset has is_regularisation_data, so the adapter would learn nothing; add pictures to train on")
     num_steps = count_steps(job, samples)
@@ -134,7 +139,8 @@ def prepare(job: TrainJob) -> Setup:
         adapter=adapter,
         initial=initial,
         samples=samples,
-        eval_samples=tuple(sample for sample in everything if sample.dataset_id in eval_ids),
+        eval_samples=tuple(sample for sample in index.samples if sample.dataset_id in eval_ids),
+        rejected=index.rejected,
         num_steps=num_steps,
         prompts=prompts,
         sampler=sampler,
@@ -175,7 +181,7 @@ def count_steps(job: TrainJob, samples: Sequence[Sample]) -> int:
     training = job.training
     if training.max_train_steps:
         return training.max_train_steps
-    batches = training.num_train_epochs * batches_per_epoch(samples, job.datasets, training.train_batch_size)
+    batches = training.num_train_epochs * batches_per_epoch(samples, training.train_batch_size)
     return math.ceil(batches / training.gradient_accumulation_steps)
 
 

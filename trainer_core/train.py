@@ -94,7 +94,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
     samples = (*setup.samples, *setup.eval_samples)
     base, report = setup.job.base, progress("encode pictures")
     latents = encode_pictures(samples, setup.files.vae, context.cache_dir, setup.device, report, tiled=base.vae_enable_tiling)
-    captions = [sample.caption for sample in samples]
+    captions = [caption for sample in samples for caption in sample.captions]
     captions += [*setup.prompts, setup.job.validation.validation_negative_prompt, ""]
     texts = encode_captions(
         list(dict.fromkeys(captions)),
@@ -116,7 +116,6 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
     dropouts = find_dropouts(trainee.transformer)
     plan = BatchPlan(
         setup.samples,
-        job.datasets,
         caches,
         batch_size=training.train_batch_size,
         caption_dropout=job.flow.caption_dropout_probability,

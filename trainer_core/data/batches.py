@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +18,8 @@ from torch import Tensor
 from .. import flow
 from ..flux.vae import DOWNSCALE
 from ..rng import generator
-from ..specs.dataset import DatasetSpec
-from .cache import read_entry
 from .encode import Caches
-from .index import Sample
+from .sample import Sample
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,14 @@ class Batch:
         return self.latent_BCHW[0, 0].numel() // 4
 
 
+class Visit(NamedTuple):
+    """A sample as one batch shows it."""
+
+    sample: Sample
+    caption: str
+    view: int = 0
+
+
 class BatchPlan:
     """The batches of a run, by number, of the samples that are trained on.
 
@@ -54,21 +61,19 @@ class BatchPlan:
     def __init__(
         self,
         samples: Sequence[Sample],
-        datasets: tuple[DatasetSpec, ...],
         caches: Caches,
         *,
         batch_size: int,
         caption_dropout: float,
         seed: int,
     ):
-        passes = {spec.id: 1 + spec.repeats for spec in datasets}
         self._samples = samples
         self._caches = caches
         self._batch_size = batch_size
         self._caption_dropout = caption_dropout
         self._seed = seed
-        self._entries = [index for index, sample in enumerate(samples) for _ in range(passes[sample.dataset_id])]
-        self._batches_per_epoch = batches_per_epoch(samples, datasets, batch_size)
+        self._entries = [index for index, sample in enumerate(samples) for _ in range(sample.passes)]
+        self._batches_per_epoch = batches_per_epoch(samples, batch_size)
         self._order = lru_cache(maxsize=2)(self.indices_of_epoch)
 
     def indices_of_epoch(self, epoch: int) -> list[tuple[int, ...]]:
@@ -92,18 +97,27 @@ class BatchPlan:
 
     def batch(self, number: int) -> Batch:
         """Batch `number`, read from the caches, on the CPU."""
-        indices = self.indices(number)
-        dropped = torch.rand(len(indices), generator=generator(self._seed, number, "caption dropout")) < self._caption_dropout
-        captions = ["" if drop else self._samples[i].caption for i, drop in zip(indices, dropped.tolist(), strict=True)]
-        return read_batch([self._samples[i] for i in indices], captions, self._caches)
+        samples = [self._samples[index] for index in self.indices(number)]
+        dropped, caption, view = torch.rand(
+            3, len(samples), generator=generator(self._seed, number, "captions and views")
+        ).tolist()
+        visits = [
+            Visit(
+                sample,
+                "" if drop < self._caption_dropout else sample.captions[int(which * len(sample.captions))],
+                int(way * len(sample.views)),
+            )
+            for sample, drop, which, way in zip(samples, dropped, caption, view, strict=True)
+        ]
+        return read_batch(visits, self._caches)
 
 
-def read_batch(samples: Sequence[Sample], captions: Sequence[str], caches: Caches) -> Batch:
-    """These samples of one bucket, each with its caption of `captions`, from the caches; on the CPU."""
-    texts = [read_entry(caches.captions[caption]) for caption in captions]
-    mask_BHW, weight_BHW = _read_masks(samples, caches)
+def read_batch(visits: Sequence[Visit], caches: Caches) -> Batch:
+    """These samples of one bucket, from the caches; on the CPU."""
+    samples, texts = [visit.sample for visit in visits], [caches.text(visit.caption) for visit in visits]
+    mask_BHW, weight_BHW = _read_masks(visits, caches)
     return Batch(
-        latent_BCHW=torch.stack([read_entry(caches.latents[sample])["latent"] for sample in samples]),
+        latent_BCHW=torch.stack([caches.latent(visit.sample, visit.view) for visit in visits]),
         text_BLD=torch.stack([entry["text"] for entry in texts]),
         text_mask_BL=torch.stack([entry["text_mask"] for entry in texts]),
         pooled_BP=torch.stack([entry["pooled"] for entry in texts]),
@@ -114,26 +128,25 @@ def read_batch(samples: Sequence[Sample], captions: Sequence[str], caches: Cache
     )
 
 
-def _read_masks(samples: Sequence[Sample], caches: Caches) -> tuple[Tensor | None, Tensor | None]:
+def _read_masks(visits: Sequence[Visit], caches: Caches) -> tuple[Tensor | None, Tensor | None]:
     """(B, H, W) what the masks mark, and how much each cell counts; None twice where no sample has a mask."""
-    if all(sample.mask is None for sample in samples):
+    if all(visit.sample.mask is None for visit in visits):
         return None, None
-    width, height = (edge // DOWNSCALE for edge in samples[0].bucket)
+    width, height = (edge // DOWNSCALE for edge in visits[0].sample.bucket)
     masks, weights = [], []
-    for sample in samples:
+    for sample, _, view in visits:
         if sample.mask is None:
             masks.append(torch.zeros(height, width))
             weights.append(torch.ones(height, width))
         else:
-            masks.append(read_entry(caches.masks[sample])["mask"])
+            masks.append(caches.mask(sample, view))
             weights.append(flow.mask_weight(masks[-1], sample.mask.background_weight, sample.mask.normalise_area))
     return torch.stack(masks), torch.stack(weights)
 
 
-def batches_per_epoch(samples: Sequence[Sample], datasets: tuple[DatasetSpec, ...], batch_size: int) -> int:
+def batches_per_epoch(samples: Sequence[Sample], batch_size: int) -> int:
     """How many batches show everything once, repeats included."""
-    passes = {spec.id: 1 + spec.repeats for spec in datasets}
     counts = Counter()
     for sample in samples:
-        counts[sample.bucket] += passes[sample.dataset_id]
+        counts[sample.bucket] += sample.passes
     return sum(math.ceil(count / batch_size) for count in counts.values())

@@ -23,12 +23,13 @@ class Bucket(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """How a picture becomes its bucket: resized to (width, height) in pixels, then cropped at (left, top)."""
+    """How a picture becomes its bucket: resized to (width, height) in pixels, then cropped at (left, top), then mirrored."""
 
     width: int
     height: int
     left: int
     top: int
+    mirrored: bool = False
 
 
 def round_to_grid(length: float, grid: int) -> int:

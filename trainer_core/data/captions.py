@@ -1,6 +1,7 @@
 """Captions, all read and decoded before the first step, so that a bad one is found in seconds and not in the night."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import JobError
@@ -9,9 +10,15 @@ from ..specs.dataset import DatasetSpec
 log = logging.getLogger(__name__)
 
 
-def caption_of(picture: Path, spec: DatasetSpec) -> str:
-    """The caption of one picture, by the dataset's strategy; JobError names the file that is missing or unreadable."""
-    return _STRATEGIES[spec.caption_strategy](picture, spec)
+CaptionReader = Callable[[Path], tuple[str, ...]]
+
+
+def caption_reader(spec: DatasetSpec, folder: Path) -> CaptionReader:
+    """What gives the captions of a picture of this dataset, at least one; JobError where their source cannot be read.
+
+    The reader raises Reject where a picture is left out for its caption, and JobError where the user must decide.
+    """
+    return lambda picture: (_STRATEGIES[spec.caption_strategy](picture, spec),)
 
 
 def decode(data: bytes, path: Path) -> str:

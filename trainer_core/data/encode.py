@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..errors import JobError
 from ..flux.files import ModelFiles, fingerprint
 from ..flux.flavours import Flavour
 from ..flux.text import EncoderFormat, clip_encoder, t5_encoder
 from ..flux.vae import DOWNSCALE, load_vae
+from .buckets import Bucket, Fit
 from .cache import content_digest, entry_path, read_entry, write_entry
-from .images import crop_to_bucket, load_rgb, to_cells, to_tensor
-from .index import Sample
+from .images import apply_fit, load_rgb, to_cells, to_tensor
+from .sample import Sample
 from .upright import load_mask, mask_orientation
 
 CAPTIONS_AT_ONCE = 8
@@ -27,13 +29,34 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
+Geometry = tuple[str, Bucket, Fit, str]  # the file's digest, where it goes, and what shows through it
+
+
+def geometry_of(sample: Sample, view: int) -> Geometry:
+    """What the latent of this view is made from."""
+    return sample.facts.digest, sample.bucket, sample.views[view], sample.background
+
+
 @dataclass(frozen=True)
 class Caches:
-    """Where the entries of a run lie: one latent a sample, trained or not, one text entry a caption, and the masks."""
+    """What was encoded for this run, read from the disk by what it was made from."""
 
-    latents: dict[Sample, Path]
+    latents: dict[Geometry, Path]
     captions: dict[str, Path]
-    masks: dict[Sample, Path]
+    masks: dict[tuple[Path, Geometry], Path]
+
+    def latent(self, sample: Sample, view: int = 0) -> Tensor:
+        """(16, H, W) float32."""
+        return read_entry(self.latents[geometry_of(sample, view)])["latent"]
+
+    def text(self, caption: str) -> dict[str, Tensor]:
+        """(L, D) under `text`, (L,) bool under `text_mask` (false is padding), (P,) under `pooled`."""
+        return read_entry(self.captions[caption])
+
+    def mask(self, sample: Sample, view: int = 0) -> Tensor:
+        """(H, W) float32 in [0, 1]; the sample must have a mask."""
+        assert sample.mask is not None, "only what has a mask is asked for it"
+        return read_entry(self.masks[sample.mask.path, geometry_of(sample, view)])["mask"]
 
 
 def encode_pictures(
@@ -44,41 +67,41 @@ def encode_pictures(
     progress: Progress,
     *,
     tiled: bool = False,
-) -> dict[Sample, Path]:
-    """The latent entry of each sample, float32 (16, H, W) under `latent`, encoding those that are missing."""
+) -> dict[Geometry, Path]:
+    """The latent entry of each view of each sample, float32 (16, H, W) under `latent`, encoding those that are missing."""
     encoder = fingerprint(vae_path) + " tiled" * tiled
-    paths = {
-        sample: entry_path(cache_dir, "latents", content_digest(sample.path), str(sample.bucket), "centre", encoder)
-        for sample in samples
-    }
-    missing = [(sample, path) for sample, path in paths.items() if not path.exists()]
+    views = {geometry_of(sample, view): sample.path for sample in samples for view in range(len(sample.views))}
+    paths = {geometry: entry_path(cache_dir, "latents", *map(str, geometry), encoder) for geometry in views}
+    missing = [(geometry, path) for geometry, path in paths.items() if not path.exists()]
     vae = load_vae(vae_path, device, tiled=tiled) if missing else None
     progress(len(paths) - len(missing), len(paths))
-    for done, (sample, path) in enumerate(missing, len(paths) - len(missing) + 1):
-        pixels = to_tensor(crop_to_bucket(load_rgb(sample.path), sample.bucket))
+    for done, (geometry, path) in enumerate(missing, len(paths) - len(missing) + 1):
+        _, bucket, fit, background = geometry
+        pixels = to_tensor(apply_fit(load_rgb(views[geometry], background), fit, bucket))
         write_entry(path, {"latent": vae.encode(pixels.unsqueeze(0))[0]})
         progress(done, len(paths))
     return paths
 
 
-def encode_masks(samples: Sequence[Sample], cache_dir: Path, progress: Progress) -> dict[Sample, Path]:
-    """The mask of each sample that has one, float32 (H, W) in [0, 1] under `mask`, an entry for each cell of its latent.
+def encode_masks(samples: Sequence[Sample], cache_dir: Path, progress: Progress) -> dict[tuple[Path, Geometry], Path]:
+    """The mask of each view of each sample that has one, float32 (H, W) in [0, 1] under `mask`, one for each cell of a latent.
 
     JobError where a mask is black all over and normalising its area would divide by zero.
     """
-    paths: dict[Sample, Path] = {}
-    masked = [sample for sample in samples if sample.mask is not None]
-    for done, sample in enumerate(masked, 1):
-        mask, size = sample.mask, (sample.width, sample.height)
+    paths: dict[tuple[Path, Geometry], Path] = {}
+    masked = [(sample, view) for sample in samples if sample.mask is not None for view in range(len(sample.views))]
+    for done, (sample, view) in enumerate(masked, 1):
+        mask, fit = sample.mask, sample.views[view]
         turn = mask_orientation(mask.path, sample.path)
-        geometry = (str(size), str(turn), str(sample.bucket), "centre", str(DOWNSCALE))
-        path = entry_path(cache_dir, "masks", content_digest(mask.path), *geometry)
+        path = entry_path(
+            cache_dir, "masks", content_digest(mask.path), str(turn), str(sample.bucket), str(fit), str(DOWNSCALE)
+        )
         if not path.exists():
             upright = load_mask(mask.path, sample.path)
-            write_entry(path, {"mask": to_cells(crop_to_bucket(upright, sample.bucket, like=size), DOWNSCALE)})
+            write_entry(path, {"mask": to_cells(apply_fit(upright, fit, sample.bucket), DOWNSCALE)})
         if mask.background_weight == 0 and not read_entry(path)["mask"].any():
             _report_black(sample)
-        paths[sample] = path
+        paths[mask.path, geometry_of(sample, view)] = path
         progress(done, len(masked))
     return paths
 

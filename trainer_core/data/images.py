@@ -7,31 +7,26 @@ import torch
 from PIL import Image, ImageOps
 
 from ..errors import JobError
-from .buckets import Bucket, fit_centre
-
-PAPER = (255, 255, 255)  # what shows through transparent pictures
+from .buckets import Bucket, Fit
 
 
-def load_rgb(path: Path) -> Image.Image:
-    """The upright picture without transparency; JobError when it cannot be decoded."""
+def load_rgb(path: Path, background: str = "white") -> Image.Image:
+    """The upright picture, the background showing through where it is transparent; JobError when it cannot be decoded."""
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, PAPER), image.convert("RGBA"))
+                image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:
         raise JobError(f"picture {path} cannot be read ({error}); replace it or take it out of the folder") from None
 
 
-def crop_to_bucket(image: Image.Image, bucket: Bucket, like: tuple[int, int] | None = None) -> Image.Image:
-    """Resized (Lanczos) to cover the bucket, then cropped in the centre.
-
-    `like` is the size in pixels that decides how, if it is not the image's own: a mask goes where its picture goes.
-    """
-    fit = fit_centre(*(like or image.size), bucket)
+def apply_fit(image: Image.Image, fit: Fit, bucket: Bucket) -> Image.Image:
+    """Resized (Lanczos), cropped to the bucket and mirrored; a mask of any size goes where its picture goes."""
     resized = image.resize((fit.width, fit.height), Image.Resampling.LANCZOS)
-    return resized.crop((fit.left, fit.top, fit.left + bucket.width, fit.top + bucket.height))
+    cropped = resized.crop((fit.left, fit.top, fit.left + bucket.width, fit.top + bucket.height))
+    return ImageOps.mirror(cropped) if fit.mirrored else cropped
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

@@ -1,63 +1,69 @@
-"""The index: every picture of the job with its caption, size and bucket, known before anything heavy is loaded.
+"""The index: every picture of the job with its captions, facts and buckets, known before anything heavy is loaded.
 
-All problems of all files are found here and reported together. Needs Pillow only, so ComfyUI's DatasetBucket shows the
-same buckets that the run will use.
+A file that cannot be trained on is left out and named with the reason; what the user must decide (no caption, no folder) is
+one error that lists it all. Needs no torch, so ComfyUI's DatasetBucket shows the same buckets that the run will use.
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ..errors import JobError
 from ..flux.flavours import Flavour
 from ..run_dir import PICTURE_SUFFIXES, files_below
 from ..specs.dataset import DatasetSpec
-from .buckets import Bucket, bucket_for
-from .captions import caption_of
+from .captions import caption_reader
+from .crops import place
+from .facts import look_at
 from .masks import Mask, find_masks, mask_folder
-from .upright import check_mask, upright_size
+from .sample import Facts, Index, Reject, Rejected, Sample
+from .upright import check_mask
 
 MAX_LISTED = 10
 
+Progress = Callable[[int, int], None]
 
-@dataclass(frozen=True)
-class Sample:
-    """A picture and its caption. `width` and `height` are those of the file, upright, in pixels.
 
-    Where `is_regularisation`, the adapter is to change nothing.
+def index_datasets(
+    datasets: tuple[DatasetSpec, ...],
+    flavour: Flavour,
+    cache_dir: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Index:
+    """All samples of the datasets that are not disabled; one JobError lists all that the user must decide.
+
+    What was learned of each file is kept below `cache_dir`, if given, for the next time.
     """
-
-    dataset_id: str
-    path: Path
-    caption: str
-    width: int
-    height: int
-    bucket: Bucket
-    mask: Mask | None = None
-    is_regularisation: bool = False
-
-
-def index_datasets(datasets: tuple[DatasetSpec, ...], flavour: Flavour) -> list[Sample]:
-    """All samples, in the order of datasets and paths; one JobError lists all that is wrong."""
     samples: list[Sample] = []
+    rejected: list[Rejected] = []
     problems: list[str] = []
     for spec in datasets:
+        if spec.disabled:
+            continue
         try:
             folder, pictures = _pictures(spec)
-            masks = find_masks(spec, folder, pictures)
+            masks, captions_of = find_masks(spec, folder, pictures), caption_reader(spec, folder)
         except JobError as error:
             problems.append(str(error))
             continue
+        before = len(samples)
         for path in pictures:
             try:
-                samples.append(_sample(path, masks.get(path), spec, flavour))
+                facts, captions = look_at(path), captions_of(path)
+                if (mask := masks.get(path)) is not None:
+                    check_mask(mask.path, path)
+                samples += _in_each_resolution(path, facts, captions, mask, spec, flavour)
+            except Reject as reason:
+                rejected.append(Rejected(spec.id, path, str(reason)))
             except JobError as error:
                 problems.append(str(error))
+        if len(samples) == before and not problems:
+            reasons = "; ".join(dict.fromkeys(entry.reason for entry in rejected if entry.dataset_id == spec.id))
+            problems.append(f"dataset {spec.id!r}: none of its {len(pictures)} pictures can be trained on: {reasons}")
     if problems:
         more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
         raise JobError("\n".join(problems[:MAX_LISTED] + more))
-    return samples
+    return Index(tuple(samples), tuple(rejected))
 
 
 def count_buckets(samples: Iterable[Sample]) -> dict[str, int]:
@@ -66,13 +72,28 @@ def count_buckets(samples: Iterable[Sample]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _sample(path: Path, mask: Mask | None, spec: DatasetSpec, flavour: Flavour) -> Sample:
-    """One picture; JobError says what is wrong with it, its caption or its mask."""
-    width, height = upright_size(path)
-    if mask is not None:
-        check_mask(mask.path, path)
-    bucket = bucket_for(width, height, spec.resolution or flavour.home_resolution, flavour.grid)
-    return Sample(spec.id, path, caption_of(path, spec), width, height, bucket, mask, spec.is_regularisation_data)
+def _in_each_resolution(
+    path: Path, facts: Facts, captions: tuple[str, ...], mask: Mask | None, spec: DatasetSpec, flavour: Flavour
+) -> list[Sample]:
+    """The samples that one picture makes; Reject where the spec leaves it out."""
+    samples = []
+    for resolution in spec.resolution or (flavour.home_resolution,):
+        bucket, views = place(path, facts, spec, resolution, flavour.grid)
+        samples.append(
+            Sample(
+                spec.id,
+                path,
+                captions,
+                facts,
+                bucket,
+                views,
+                passes=1 + spec.repeats,
+                mask=mask,
+                background=spec.background,
+                is_regularisation=spec.is_regularisation_data,
+            )
+        )
+    return samples
 
 
 def _pictures(spec: DatasetSpec) -> tuple[Path, list[Path]]:

@@ -23,7 +23,7 @@ MAX_NAMED = 3
 class Mask:
     """A mask's file, and how it counts."""
 
-    path: Path
+    path: Path  # the picture itself where its alpha is the mask
     background_weight: float
     normalise_area: bool
 

@@ -215,8 +215,8 @@ def state_bytes(spec: OptimizerSpec) -> float:
 def disk_bytes(setup: Setup) -> Mapping[str, int]:
     """What the caches will hold: latents in float32, captions in the encoders' format; a prompt is a caption too."""
     samples = (*setup.samples, *setup.eval_samples)
-    cells = sum(sample.bucket.width * sample.bucket.height // DOWNSCALE**2 for sample in samples)
-    captions = len({sample.caption for sample in samples} | {*setup.prompts, ""})
+    cells = sum(len(s.views) * s.bucket.width * s.bucket.height // DOWNSCALE**2 for s in samples)
+    captions = len({caption for sample in samples for caption in sample.captions} | {*setup.prompts, ""})
     text = setup.flavour.t5_max_length * setup.shape.t5_width + setup.shape.clip_width
     return {"latents": FLOAT32 * LATENT_CHANNELS * cells, "captions": captions * text * setup.dtype.itemsize}
 

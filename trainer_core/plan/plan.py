@@ -151,7 +151,7 @@ def _changes(setup: Setup) -> Iterator[Change]:
     if setup.device.type != "cpu" and base.blocks_to_swap < num_blocks // 2:
         for share in (4, 2):
             yield {"base.blocks_to_swap": num_blocks // share, "training.gradient_checkpointing": True}
-    if any(dataset.resolution == 0 or dataset.resolution > SMALL_RESOLUTION for dataset in job.datasets):
+    if any(sample.bucket.width * sample.bucket.height > SMALL_RESOLUTION**2 * 1.2 for sample in setup.samples):
         yield {"datasets.resolution": SMALL_RESOLUTION}
     if job.lora.lora_rank > 4:
         yield {"lora.lora_rank": max(4, job.lora.lora_rank // 4)}

@@ -92,6 +92,9 @@ class BaseModelSpec(Spec):
         "diffusers",
         description="diffusers is torch's own attention. sageattention has no gradient, so it serves only the pictures.",
     )
+    vae_batch_size: int = Field(
+        1, ge=1, le=64, description="Pictures of one bucket that go through the VAE together when the dataset is encoded."
+    )
 
     @model_validator(mode="after")
     def _one_format(self) -> "BaseModelSpec":

@@ -162,14 +162,68 @@ LORA = (
 DATASET = (
     Row(
         ("mask_background_weight", "mask_normalise_area"),
-        lambda spec: not spec.mask_data_dir,
-        "without mask_data_dir",
+        lambda spec: not (spec.mask_data_dir or spec.alpha_is_mask),
+        "without mask_data_dir or alpha_is_mask",
         "give the folder with the masks",
     ),
     Row(
         ("mask_normalise_area",),
-        lambda spec: bool(spec.mask_data_dir) and spec.mask_background_weight == 1,
+        lambda spec: bool(spec.mask_data_dir or spec.alpha_is_mask) and spec.mask_background_weight == 1,
         "with mask_background_weight 1, where the whole picture counts alike",
         "lower that",
+    ),
+    Row(
+        ("crop_aspect", "crop_aspect_buckets"),
+        lambda spec: not spec.crop,
+        "without crop",
+        "switch that on",
+    ),
+    Row(
+        ("crop_aspect_buckets",),
+        lambda spec: spec.crop and spec.crop_aspect not in ("closest", "random"),
+        "with crop_aspect {crop_aspect!r}",
+        "choose 'closest' or 'random'",
+    ),
+    Row(
+        ("num_crops",),
+        lambda spec: spec.crop_style != "random",
+        "with crop_style {crop_style!r}",
+        "choose 'random'",
+    ),
+    Row(
+        ("multiline_captions",),
+        lambda spec: spec.caption_strategy != "textfile",
+        "with caption_strategy {caption_strategy!r}",
+        "choose 'textfile'",
+    ),
+    Row(
+        ("missing_caption",),
+        lambda spec: spec.caption_strategy in ("filename", "instanceprompt"),
+        "with caption_strategy {caption_strategy!r}, which gives every picture one",
+        "choose another",
+    ),
+    Row(
+        ("filename_column", "caption_column", "fallback_caption_column"),
+        lambda spec: not spec.caption_table,
+        "without caption_table",
+        "give that file",
+    ),
+    Row(
+        ("tag_separator", "keep_tags"),
+        lambda spec: not spec.shuffle_tags,
+        "without shuffle_tags",
+        "switch that on",
+    ),
+    Row(
+        ("caption_variants",),
+        lambda spec: not (spec.shuffle_tags or spec.wildcards_dir),
+        "without shuffle_tags or wildcards_dir",
+        "give one of them",
+    ),
+    Row(
+        ("reference_geometry",),
+        lambda spec: not spec.reference_data_dir,
+        "without reference_data_dir",
+        "give the folder with the references",
     ),
 )

@@ -58,6 +58,18 @@ class TrainingSpec(Spec):
     skip_memory_check: bool = Field(
         False, description="Start even where the plan says that the run does not fit into the memory there is."
     )
+    data_backend_sampling: Literal["auto-weighting", "uniform"] = Field(
+        "auto-weighting",
+        description="How the datasets of an epoch mix. auto-weighting: all the way through, each by its size and probability. "
+        "uniform: by probability alone, so that small ones are through early.",
+    )
+    cache_size_limit: float = Field(
+        0.0,
+        ge=0.0,
+        le=1_000_000.0,
+        description="Gigabytes that the cache of encoded pictures and captions may take; what was used longest ago goes first. "
+        "0: no limit.",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSpec":

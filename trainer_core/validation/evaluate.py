@@ -14,9 +14,9 @@ from torch import Tensor
 
 from .. import flow
 from ..context import RunContext
-from ..data.batches import read_batch
+from ..data.batches import Visit, read_batch
 from ..data.encode import Caches
-from ..data.index import Sample
+from ..data.sample import Sample
 from ..flux.modulation import Conditions, look_ahead
 from ..flux.predict import predict_velocity, told_sigma
 from ..objective import attention_mask
@@ -60,7 +60,7 @@ def choose(samples: tuple[Sample, ...], most: int) -> list[Sample]:
 @torch.no_grad()
 def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample, caches: Caches, sigmas: Tensor) -> Tensor:
     """(number of sigmas,) float32 on the CPU: the squared error of one sample at each noise level, under one noise."""
-    batch = read_batch([sample], [sample.caption], caches)
+    batch = read_batch([Visit(sample, sample.caption)], caches)
     # by the file's name and not by its place, so that a picture more does not change the noise of the others
     noise = torch.randn(batch.latent_BCHW.shape, generator=generator(setup.job.validation.validation_seed, 0, sample.path.name))
     target = flow.velocity(batch.latent_BCHW, noise)

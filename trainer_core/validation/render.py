@@ -9,7 +9,6 @@ from diffusers import FluxTransformer2DModel
 
 from ..adapter.switch import adapter_off
 from ..context import RunContext
-from ..data.cache import read_entry
 from ..data.encode import Caches
 from ..data.images import to_image
 from ..flux.vae import load_vae
@@ -54,7 +53,7 @@ def render_prompts(
 
 def _encoded(caches: Caches, caption: str, flow: FlowSpec) -> Encoded:
     """The caption with the mask that training uses."""
-    entry = {name: tensor.unsqueeze(0) for name, tensor in read_entry(caches.captions[caption]).items()}
+    entry = {name: tensor.unsqueeze(0) for name, tensor in caches.text(caption).items()}
     return Encoded(entry["text"], entry["pooled"], attention_mask(flow, entry["text_mask"]))
 
 
