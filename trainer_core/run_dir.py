@@ -171,11 +171,9 @@ def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
     """The folder that belongs to this job over this data and these LoRAs to start from, below `out_dir`; nothing is created."""
     digest = hashlib.sha256(job.model_dump_json(exclude={"metadata"}).encode())
     for dataset in job.datasets:
-        for folder in filter(None, (dataset.instance_data_dir, dataset.mask_data_dir, dataset.wildcards_dir)):
+        for folder in filter(None, (dataset.instance_data_dir, dataset.mask_data_dir)):
             digest.update(dataset_digest(Path(folder.strip()).expanduser()).encode())
-    for file in filter(
-        None, (job.lora.init_lora, job.base.assistant_lora_path, *(dataset.caption_table for dataset in job.datasets))
-    ):
+    for file in filter(None, (job.lora.init_lora, job.base.assistant_lora_path)):
         path = Path(file.strip()).expanduser()
         stat = path.stat() if path.is_file() else None
         digest.update(f"{stat.st_size}|{stat.st_mtime_ns}\n".encode() if stat else b"missing")

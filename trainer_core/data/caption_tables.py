@@ -130,7 +130,7 @@ def _wanted(spec: DatasetSpec) -> list[str]:
 
 def _read_csv(path: Path, spec: DatasetSpec) -> Iterator[tuple[str, Cells]]:
     """The first line names the columns, and tells which delimiter it is: the first with which the wanted ones are there."""
-    text = TextReader("caption table").read(path)
+    text = _table_text(path)
     headers = {delimiter: _header(text, delimiter) for delimiter in DELIMITERS}
     fitting = [delimiter for delimiter, columns in headers.items() if set(_wanted(spec)) <= set(columns)]
     delimiter = fitting[0] if fitting else max(headers, key=lambda delimiter: len(headers[delimiter]))
@@ -151,6 +151,13 @@ def _read_csv(path: Path, spec: DatasetSpec) -> Iterator[tuple[str, Cells]]:
         raise JobError(f"line {reader.line_num} of {path} cannot be read ({error}); mend it") from None
 
 
+def _table_text(path: Path) -> str:
+    try:
+        return TextReader("caption table").read(path)
+    except OSError as error:
+        raise JobError(f"caption table {path} cannot be read ({error.strerror}); mend that") from None
+
+
 def _header(text: str, delimiter: str) -> list[str]:
     try:
         first = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
@@ -162,7 +169,7 @@ def _header(text: str, delimiter: str) -> list[str]:
 def _read_jsonl(path: Path, spec: DatasetSpec) -> Iterator[tuple[str, Cells]]:
     """An object a line; a column counts as there when one line has it."""
     wanted, found, rows = _wanted(spec), {}, []
-    for number, line in enumerate(TextReader("caption table").read(path).split("\n"), 1):  # splitlines also cuts inside of text
+    for number, line in enumerate(_table_text(path).split("\n"), 1):  # splitlines also cuts inside of text
         if not line.strip():
             continue
         try:
@@ -202,7 +209,7 @@ def _warn_of_others(path: Path, rows: Iterable[str], folder: Path) -> None:
     for parent, _, files in os.walk(folder):
         below = os.path.relpath(parent, folder).replace(os.sep, "/") + "/"
         for file in files:
-            if os.path.splitext(file)[1].lower() in PICTURE_SUFFIXES:
+            if os.path.splitext(file)[1].rstrip().lower() in PICTURE_SUFFIXES:
                 known.update(names_of(below.removeprefix("./") + file))
     others = [name for name in rows if name not in known]
     if others:

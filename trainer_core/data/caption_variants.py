@@ -123,8 +123,8 @@ class Wildcards:
             raise JobError(f"wildcard __{name}__ is outside of {self._folder}; only files below that folder are read")
         try:
             text = self._reader.read(path)
-        except OSError:
-            raise JobError(f"there is no file {path} for the wildcard __{name}__; write it, or correct the name") from None
+        except OSError as error:
+            raise JobError(f"wildcard __{name}__ needs {path} ({error.strerror}); write it, or correct the name") from None
         lines = [one_line(line) for line in text.splitlines()]
         lines = [line for line in dict.fromkeys(lines) if line and not line.startswith("#")]
         if not lines:
@@ -136,9 +136,7 @@ def _draw(picture: str, caption: str, num: int, wildcards: Wildcards | None, tag
     """So many distinct forms of one caption, or as many as there are; the trigger word and prefix are not yet there."""
     if wildcards is None and tags is None:
         return [caption]
-    random = Random(
-        int.from_bytes(hashlib.sha256(f"{picture}\n{caption}".encode(errors="surrogateescape")).digest()[:8], "big")
-    )
+    random = Random(int.from_bytes(hashlib.sha256(f"{picture}\n{caption}".encode(errors="surrogatepass")).digest()[:8], "big"))
 
     def draw(shuffled: bool) -> str:
         text = wildcards.fill(caption, random) if wildcards else caption

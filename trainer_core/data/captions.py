@@ -64,12 +64,9 @@ def _instead(picture: Path, spec: DatasetSpec, mend: str) -> tuple[str, ...]:
 
 
 def name_as_caption(picture: Path) -> str:
-    """The file's name without its suffix, underscores as spaces; Reject where that is not text."""
-    try:
-        picture.stem.encode()
-    except UnicodeEncodeError:
-        raise Reject("its name is not valid text, so it cannot be its caption; rename it") from None
-    return one_line(picture.stem.replace("_", " "))
+    """The file's name without its suffix, underscores as spaces; bytes that are no text, as old disks have them, as �."""
+    name = picture.stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return one_line(name.replace("_", " "))
 
 
 def _from_textfiles(spec: DatasetSpec, folder: Path) -> CaptionReader:
@@ -93,7 +90,7 @@ def _beside(picture: Path, reader: TextReader) -> str:
             return reader.read(stem + suffix)
         except OSError as error:
             if error.errno not in NOT_THERE:
-                raise JobError(f"caption {stem + suffix} cannot be read ({error.strerror}); copy it again") from None
+                raise Reject(f"its caption {stem + suffix} cannot be read ({error.strerror})") from None
     raise Missing(f"write {os.path.basename(stem)}{SUFFIXES[0]} beside it")
 
 

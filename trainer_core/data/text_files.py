@@ -23,12 +23,9 @@ class TextReader:
         self._num_guessed = 0
 
     def read(self, path: str | Path) -> str:
-        """The file's text; JobError where it cannot be read or is none. OSError where there is no such file."""
-        try:
-            with open(path, "rb", buffering=0) as file:
-                data = file.read()
-        except (PermissionError, IsADirectoryError) as error:
-            raise JobError(f"{self._kind} {path} cannot be read ({error.strerror}); mend that, or take it away") from None
+        """The file's text; OSError where it cannot be read, JobError where it is no text."""
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
         return self.decode(data, path)
 
     def decode(self, data: bytes, path: str | Path) -> str:

@@ -23,6 +23,7 @@ MAX_NAMED = {T5: 10, CLIP: 3}
 MAX_SHOWN = 120  # characters of what is cut
 SPARE_TOKENS = 3  # begin, end, and the blank that T5 puts before the first word
 AT_ONCE = 1024
+LONGEST_WORD = 30  # characters
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +107,9 @@ def _too_long(captions: set[str], tokenizer_path: Path, limit: int) -> dict[str,
 
 
 def _from_word(caption: str, position: int) -> str:
-    """The caption from the word on in which this position is."""
-    return caption[caption.rfind(" ", 0, position + 1) + 1 :].strip()
+    """The caption from the word on in which this position is, or from there where words are not parted by blanks."""
+    blank = caption.rfind(" ", max(0, position - LONGEST_WORD), position + 1)
+    return caption[blank + 1 if blank >= 0 else position :].strip()
 
 
 def _shown(text: str) -> str:
