@@ -84,10 +84,16 @@ def mask_orientation(mask: Path, picture: Path) -> int:
 
 
 def load_mask(mask: Path, picture: Path) -> Image.Image:
-    """The upright mask in 8 bits: its luminance, or how opaque the picture is where the picture is its own mask."""
+    """The upright mask in 8 bits: its luminance, or how opaque the picture is where the picture is its own mask.
+
+    JobError when it cannot be decoded.
+    """
     orientation = mask_orientation(mask, picture)
-    with open_picture(mask) as file:
-        grey = to_alpha(file) if mask == picture else to_eight_bits(file).convert("L")
+    try:
+        with open_picture(mask) as file:
+            grey = to_alpha(file) if mask == picture else to_eight_bits(file).convert("L")
+    except UNREADABLE as error:
+        raise JobError(explain_unreadable(mask, error)) from None
     grey.getexif()[EXIF_ORIENTATION] = orientation
     return ImageOps.exif_transpose(grey)
 
