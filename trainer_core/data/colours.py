@@ -30,7 +30,8 @@ def to_rgb(image: Image.Image, background: str) -> Image.Image:
     image = to_eight_bits(image)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
-    return image.convert("RGB")
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_alpha(image: Image.Image) -> Image.Image:

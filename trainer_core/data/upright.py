@@ -42,7 +42,10 @@ def open_picture(path: Path) -> Image.Image:
     """The picture, opened and not decoded, as `Image.open`; with the decoder for JPEG XL where one is installed."""
     if path.suffix.lower() == ".jxl":
         _register_jxl()
-    return Image.open(path)
+    try:
+        return Image.open(path)
+    except RuntimeError as error:  # how the plug-in for JPEG XL tells of a damaged file
+        raise OSError(str(error).partition("\n")[0]) from None
 
 
 def explain_unreadable(path: Path, error: Exception) -> str:
