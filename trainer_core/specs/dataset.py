@@ -181,6 +181,33 @@ class DatasetSpec(Spec):
         parse_aspects(lines)
         return lines
 
+    @field_validator("background")
+    @classmethod
+    def _a_colour(cls, given: str) -> str:
+        from PIL import ImageColor  # here, because most jobs only have the default, which is not validated
+
+        try:
+            is_opaque = len(ImageColor.getrgb(given.strip())) == 3
+        except ValueError:
+            is_opaque = False
+        if not is_opaque:
+            raise ValueError(f"background {given!r} is no opaque colour; give a name such as black, or #rrggbb")
+        return given.strip()
+
+    @model_validator(mode="after")
+    def _sizes_in_their_unit(self) -> "DatasetSpec":
+        """Pixels given as megapixels, or the other way round, would make pictures that no card can hold, or of nothing."""
+        unit = self.resolution_type
+        given = {"resolution": self.resolution} | {name: (getattr(self, name),) for name in SIZE_LIMITS}
+        for name, value in [(name, value) for name, values in given.items() for value in values if value]:
+            if unit == "area" and value > MOST_MEGAPIXELS:
+                raise ValueError(
+                    f"{name} {value:g} is in megapixels with resolution_type 'area'; choose 'pixel_area' for pixels"
+                )
+            if unit != "area" and value < LEAST_PIXELS:
+                raise ValueError(f"{name} {value:g} is in pixels with resolution_type {unit!r}; choose 'area' for megapixels")
+        return self
+
     @model_validator(mode="after")
     def _evaluated_as_it_is(self) -> "DatasetSpec":
         given = changed(self, NOT_FOR_EVALUATION) if self.dataset_type == "eval" else []
@@ -233,6 +260,9 @@ class DatasetSpec(Spec):
         return self
 
 
+SIZE_LIMITS = ("minimum_image_size", "maximum_image_size", "target_downsample_size")
+MOST_MEGAPIXELS = 100.0  # more than a picture may have
+LEAST_PIXELS = 8.0
 TABLES = ("parquet", "jsonl", "csv")
 LISTED_ASPECTS = ("closest", "random")
 NOT_FOR_EVALUATION = (
