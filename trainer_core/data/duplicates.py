@@ -3,8 +3,8 @@
 Comparing the looks of a hundred thousand pictures with each other would be five thousand million comparisons. Two looks of 64
 bits that differ in at most `most` of them differ, in one of most // 2 + 1 bands, in at most one bit; so only those are
 compared that share a band, or meet in it after one bit is turned (multi-index hashing, Norouzi et al. 2012). The bands take
-every n-th bit, as neighbouring ones, those of a plain sky say, are alike in very many pictures. Looks with few bits on or off, as
-plain pictures have, are within a few bits of each other by chance; they count as alike only where they are the same.
+every n-th bit, as neighbouring ones, those of a plain sky say, are alike in very many pictures. Looks with few bits on or off,
+as plain pictures have, are within a few bits of each other by chance; they count as alike only where they are the same.
 """
 
 from collections import defaultdict

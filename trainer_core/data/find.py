@@ -136,8 +136,9 @@ class _Walker:
         wanted = os.path.splitext(entry.name)[1].rstrip().lower() in self.suffixes
         try:
             if entry.is_dir():
-                (self.links if entry.is_symlink() else self.waiting).append((entry.path, name))
-                if wanted:
+                linked = entry.is_symlink()
+                (self.links if linked else self.waiting).append((entry.path, name))
+                if wanted and not linked:
                     self.leave_out(entry.path, "is a folder, not a file")
             elif wanted:
                 told = entry.stat()
