@@ -63,6 +63,7 @@ def test_everything_that_is_wrong_with_the_files_is_said_at_once(tmp_path):
     (tmp_path / "ball_0.txt").unlink()
     (tmp_path / "ball_3.txt").unlink()
     (tmp_path / "ball_1.png").write_bytes(b"not a picture")
+    (tmp_path / "ball_2.txt").write_bytes(b"a \x81 ball")
     missing = DatasetSpec(id="missing", instance_data_dir=str(tmp_path / "none"))
     with pytest.raises(JobError) as caught:
         index_datasets((missing, DatasetSpec(instance_data_dir=str(tmp_path))), PICO)
@@ -70,6 +71,7 @@ def test_everything_that_is_wrong_with_the_files_is_said_at_once(tmp_path):
     assert "there is no folder " + str(tmp_path / "none") in message
     assert "ball_0.png has no caption: write ball_0.txt beside it" in message
     assert "ball_3.png has no caption" in message and "ball_1" not in message
+    assert "ball_2.txt is neither UTF-8 nor Windows-1252" in message
 
 
 def test_an_empty_or_missing_folder_is_named_in_full(tmp_path):
