@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import pytest
 import torch
 from PIL import Image
 
@@ -12,12 +11,10 @@ from trainer_core.data.buckets import Bucket, fit_centre
 from trainer_core.data.cache import entry_path, read_entry, write_entry
 from trainer_core.data.encode import encode_pictures
 from trainer_core.data.images import apply_fit, load_rgb, to_image, to_tensor
-from trainer_core.data.index import count_buckets, index_datasets
-from trainer_core.errors import JobError
+from trainer_core.data.index import index_datasets
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.job_file import parse_job
-from trainer_core.run_dir import dataset_digest
 from trainer_core.setup import prepare
 from trainer_core.specs.dataset import DatasetSpec
 
@@ -27,34 +24,6 @@ CPU = torch.device("cpu")
 
 def index(folder, **fields):
     return list(index_datasets((DatasetSpec(instance_data_dir=str(folder), **fields),), PICO).samples)
-
-
-def test_the_index_knows_captions_sizes_and_buckets(pictures):
-    samples = index(pictures)
-    assert [sample.path.name for sample in samples] == [f"ball_{number}.png" for number in range(6)]
-    assert samples[1].caption == "a ball 1" and samples[1].facts[:2] == (120, 80)
-    assert count_buckets(samples) == {"64x64": 2, "80x48": 2, "48x80": 2}
-
-
-def test_everything_that_is_wrong_with_the_files_is_said_at_once(tmp_path):
-    make_pictures(tmp_path, 4)
-    (tmp_path / "ball_0.txt").unlink()
-    (tmp_path / "ball_3.txt").unlink()
-    (tmp_path / "ball_1.png").write_bytes(b"not a picture")
-    (tmp_path / "ball_2.txt").write_bytes(b"a \x81 ball")
-    with pytest.raises(JobError) as caught:
-        index(tmp_path)
-    message = str(caught.value)
-    assert "ball_0.png has no caption: write ball_0.txt beside it" in message
-    assert "ball_3.png has no caption" in message
-    assert "ball_2.txt is neither UTF-8 nor Windows-1252" in message
-
-
-def test_an_empty_or_missing_folder_is_named_in_full(tmp_path):
-    with pytest.raises(JobError, match="no pictures in " + str(tmp_path)):
-        index(tmp_path)
-    with pytest.raises(JobError, match="there is no folder " + str(tmp_path / "none")):
-        index(tmp_path / "none")
 
 
 def test_pictures_are_upright_opaque_and_cropped_in_the_centre(tmp_path):
@@ -78,14 +47,6 @@ def test_pictures_are_upright_opaque_and_cropped_in_the_centre(tmp_path):
 def test_pixels_survive_the_way_through_a_tensor(pictures):
     image = load_rgb(pictures / "ball_3.png")
     assert to_image(to_tensor(image)).tobytes() == image.tobytes()
-
-
-def test_the_dataset_digest_sees_a_changed_caption(tmp_path):
-    make_pictures(tmp_path, 2)
-    first = dataset_digest(tmp_path)
-    assert dataset_digest(tmp_path) == first
-    (tmp_path / "ball_1.txt").write_text("another caption")
-    assert dataset_digest(tmp_path) != first
 
 
 def test_cache_entries_are_named_by_all_that_made_them(tmp_path):

@@ -289,11 +289,12 @@ def bomb(path: Path, width: int, height: int) -> Path:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_picture_too_large_to_unpack_is_left_out_also_where_pillow_only_warns(tmp_path):
     warned, refused = bomb(tmp_path / "a.png", 10_000, 9_000), bomb(tmp_path / "b.png", 40_000, 40_000)
-    words = r"a\.png cannot be read \(10000x9000 are 90\.0 megapixels, above the limit of 89\.5; scale it down\)"
+    words = r"10000x9000 are 90\.0 megapixels, above the limit of 89\.5; scale it down"
+    beyond = r"above the limit of 89\.5 megapixels|has more pixels than are read \(89 million\)"
     for look, error in ((look_at, Reject), (load_rgb, JobError)):
         with pytest.raises(error, match=words):
             look(warned)
-        with pytest.raises(error, match=r"b\.png cannot be read \(it is above the limit of 89\.5 megapixels; scale it down\)"):
+        with pytest.raises(error, match=beyond):
             look(refused)
 
 
@@ -331,7 +332,7 @@ def test_a_file_whose_decoder_is_missing_says_what_to_install(tmp_path, monkeypa
         (tmp_path / "a.png").write_bytes(start)
         assert words in explain_unreadable(tmp_path / "a.png", Image.UnidentifiedImageError("cannot identify image file"))
     monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    open_picture.__globals__["_register_jxl"].cache_clear()
+    open_picture.__globals__["register_jxl"].cache_clear()
     if ".jxl" not in Image.registered_extensions():
         (tmp_path / "b.jxl").write_bytes(b"\xff\x0a\xfa\x1f")
         with pytest.raises(Reject, match="pip install pillow-jxl-plugin"):

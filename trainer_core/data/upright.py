@@ -41,7 +41,7 @@ Size = tuple[int, int]  # width and height in pixels
 def open_picture(path: Path) -> Image.Image:
     """The picture, opened and not decoded, as `Image.open`; with the decoder for JPEG XL where one is installed."""
     if path.suffix.lower() == ".jxl":
-        _register_jxl()
+        register_jxl()
     try:
         return Image.open(path)
     except RuntimeError as error:  # how the plug-in for JPEG XL tells of a damaged file
@@ -54,7 +54,7 @@ def explain_unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         reason = f"it is above the limit of {MAX_PIXELS / 1e6:.1f} megapixels; scale it down"
     elif isinstance(error, UnidentifiedImageError):
-        reason = _lacking(path) or reason
+        reason = lacking_decoder(path) or reason
     return f"picture {path} cannot be read ({reason}); {mend}"
 
 
@@ -114,7 +114,7 @@ def _shape(path: Path) -> tuple[Size, int | None]:
 
 
 @lru_cache(maxsize=1)
-def _register_jxl() -> None:
+def register_jxl() -> None:
     """Pillow's plug-ins make themselves known when they are imported; this one is optional."""
     try:
         import_module("pillow_jxl")
@@ -122,7 +122,7 @@ def _register_jxl() -> None:
         return
 
 
-def _lacking(path: Path) -> str:
+def lacking_decoder(path: Path) -> str:
     """What to install for a file that is a picture of a known kind, or what kind of file it is; empty if it is unknown."""
     try:
         with path.open("rb") as file:
