@@ -225,7 +225,7 @@ def test_turns_without_effect_are_told(tmp_path, caplog):
 
     assert told(two_datasets(tmp_path)) == told(two_datasets(tmp_path, start_step=5, probability=2)) == []
     assert told(two_datasets(tmp_path, start_step=6)) == [
-        "dataset 'two' is never drawn from: its start_step is 6, and the run has 6 steps"
+        "dataset 'two' is never drawn from: start_step is 6, and the run has 6 steps"
     ]
     assert told(two_datasets(tmp_path, end_step=7)) == ["datasets.1.end_step 7 has no effect: the run has 6 steps"]
     alone = {**two_datasets(tmp_path)[1], "probability": 2}

@@ -74,7 +74,7 @@ def _idle(job: TrainJob, mix: Mix, within: Sequence[Phase], num_steps: int) -> l
             continue
         if spec.start_step >= num_steps:
             lines.append(
-                f"dataset {spec.id!r} is never drawn from: its start_step is {spec.start_step}, the run has {num_steps}"
+                f"dataset {spec.id!r} is never drawn from: start_step is {spec.start_step}, and the run has {num_steps} steps"
             )
         elif spec.end_step > num_steps:
             lines.append(f"datasets.{number}.end_step {spec.end_step} has no effect: the run has {num_steps} steps")

@@ -34,7 +34,7 @@ from .validation.evaluate import evaluate
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
-BATCHES_AHEAD = 3  # read while a step runs, beside those of the next step
+BATCHES_AHEAD = 2  # read while a step runs, beside those of the next step
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
 
 

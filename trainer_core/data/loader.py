@@ -14,20 +14,19 @@ from .batches import Batch, ReadBatch
 
 
 class Loader:
-    """The batches of these numbers, in a `with`, which ends the thread. At most `ahead` of them are held.
+    """The batches of these numbers, in a `with`, which ends the thread; at most `ahead` of them are held before they are used.
 
     `seconds_waited` is how long they were waited for, all together.
     """
 
     def __init__(self, read: ReadBatch, numbers: range, ahead: int):
         self._read = read
-        self._numbers = numbers
+        self._end = numbers.stop
         self._ahead = ahead
         self._coming: dict[int, Future[Batch]] = {}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self.seconds_waited = 0.0
-        if numbers:
-            self._follow(numbers.start)
+        self._have_read(numbers[:ahead])
 
     def __enter__(self) -> "Loader":
         return self
@@ -38,16 +37,17 @@ class Loader:
     def batch(self, number: int) -> Batch:
         """Batch `number`, at once if it is read already."""
         began = time.perf_counter()
-        self._follow(number)
-        batch = self._coming.pop(number).result()
+        if number not in self._coming:
+            self._have_read(range(number, number + 1))
+        batch = self._coming[number].result()
         self.seconds_waited += time.perf_counter() - began
+        self._have_read(range(number + 1, min(number + 1 + self._ahead, self._end)))
         return batch
 
-    def _follow(self, number: int) -> None:
-        """Have this batch and those after it read, and no others."""
-        wanted = [number, *range(number + 1, min(number + self._ahead, self._numbers.stop))]
-        for stale in self._coming.keys() - set(wanted):
+    def _have_read(self, numbers: range) -> None:
+        """These are to be read, and no others any more."""
+        for stale in self._coming.keys() - set(numbers):
             self._coming.pop(stale).cancel()
-        for coming in wanted:
-            if coming not in self._coming:
-                self._coming[coming] = self._thread.submit(self._read, coming)
+        for number in numbers:
+            if number not in self._coming:
+                self._coming[number] = self._thread.submit(self._read, number)
