@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Sequence
 
-from .data.order import Mix, Order, Phase, Turns, cut_phases
+from .data.order import Mix, Order, Stretch, Turns, cut_stretches
 from .data.sample import Sample
 from .errors import JobError
 from .job import TrainJob
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def mix_of(job: TrainJob) -> Mix:
     """How the job's datasets share the run."""
     return Mix(
-        turns={spec.id: Turns(spec.probability, spec.start_step, spec.end_step) for spec in job.datasets},
+        turns={spec.id: Turns(spec.probability, spec.start_step, spec.end_step) for spec in job.datasets if not spec.disabled},
         by_size=job.training.data_backend_sampling == "auto-weighting",
         accumulation=job.training.gradient_accumulation_steps,
     )
@@ -31,7 +31,7 @@ def count_steps(job: TrainJob, order: Order) -> int:
     training = job.training
     if training.max_train_steps:
         return training.max_train_steps
-    if len(cut_phases(mix_of(job).turns)) > 1:
+    if len(cut_stretches(mix_of(job).turns)) > 1:
         raise JobError(
             "training.num_train_epochs does not say how long a run is whose datasets come and go (start_step, end_step); set "
             "it to 0 and give max_train_steps"
@@ -44,16 +44,16 @@ def check_turns(job: TrainJob, samples: Sequence[Sample], num_steps: int) -> Non
     regularised = {sample.dataset_id for sample in samples if sample.is_regularisation}
     present = {sample.dataset_id for sample in samples}
     mix = mix_of(job)
-    phases = cut_phases({name: turns for name, turns in mix.turns.items() if name in present})
-    within = [phase for phase in phases if phase.start_step < num_steps]
-    ends = [*(phase.start_step for phase in within[1:]), num_steps]
-    spans = {phase: f"steps {phase.start_step} to {end - 1}" for phase, end in zip(within, ends, strict=True)}
-    if empty := [span for phase, span in spans.items() if not phase.dataset_ids]:
+    stretches = cut_stretches({name: turns for name, turns in mix.turns.items() if name in present})
+    within = [stretch for stretch in stretches if stretch.start_step < num_steps]
+    ends = [*(stretch.start_step for stretch in within[1:]), num_steps]
+    spans = {stretch: f"steps {stretch.start_step} to {end - 1}" for stretch, end in zip(within, ends, strict=True)}
+    if empty := [span for stretch, span in spans.items() if not stretch.dataset_ids]:
         raise JobError(
             f"no dataset is drawn from in {', '.join(empty)} (counted from 0; the run has {num_steps}); "
             "change start_step or end_step of a dataset, or max_train_steps"
         )
-    no_lesson = [span for phase, span in spans.items() if regularised.issuperset(phase.dataset_ids)]
+    no_lesson = [span for stretch, span in spans.items() if regularised.issuperset(stretch.dataset_ids)]
     if len(no_lesson) == len(within):
         raise JobError(
             f"within the run's {num_steps} steps all datasets that are drawn from have is_regularisation_data, so the adapter "
@@ -65,9 +65,9 @@ def check_turns(job: TrainJob, samples: Sequence[Sample], num_steps: int) -> Non
         log.warning("%s", line)
 
 
-def _idle(job: TrainJob, mix: Mix, within: Sequence[Phase], num_steps: int) -> list[str]:
+def _idle(job: TrainJob, mix: Mix, within: Sequence[Stretch], num_steps: int) -> list[str]:
     """Settings of the turns that do nothing in this run."""
-    together = [set(phase.dataset_ids) for phase in within if len(phase.dataset_ids) > 1]
+    together = [set(stretch.dataset_ids) for stretch in within if len(stretch.dataset_ids) > 1]
     lines = []
     for number, spec in enumerate(job.datasets):
         if spec.disabled or spec.dataset_type == "eval":

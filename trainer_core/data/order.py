@@ -7,8 +7,8 @@ How datasets mix: each is a Poisson process, its batches arrive after exponentia
 epoch is the batches of all datasets by the time of arrival. Exponential waits have no memory, so this is the distribution of
 drawing the next batch's dataset again and again by weight among those that have batches left, without drawing one by one.
 
-Where datasets have windows of steps, the run is cut into phases at their edges. Within a phase the datasets are always the
-same ones, with epochs of their own; a run without windows is one phase. The cuts do not depend on the run's length.
+Where datasets have windows of steps, the run is cut into stretches at their edges. Within a stretch the datasets are always the
+same ones, with epochs of their own; a run without windows is one stretch. The cuts do not depend on the run's length.
 """
 
 from bisect import bisect_right
@@ -47,8 +47,8 @@ class Mix(NamedTuple):
 ALIKE = Mix()
 
 
-class Phase(NamedTuple):
-    """From this optimiser step on, until the next phase, these datasets are drawn from."""
+class Stretch(NamedTuple):
+    """From this optimiser step on, until the next stretch, these datasets are drawn from."""
 
     start_step: int
     dataset_ids: tuple[str, ...]
@@ -93,39 +93,39 @@ class Order:
         self._stocks = {name: _stock(samples, own, batch_size) for name, own in numbers.items()}
         self._turns = {name: mix.turns.get(name, Turns()) for name in self._stocks}
         # what looks further ahead than the run is long may meet steps without a dataset; within a run they are refused
-        self.phases = tuple(phase for phase in cut_phases(self._turns) if phase.dataset_ids)
-        self._starts = [phase.start_step * mix.accumulation for phase in self.phases]
+        self.stretches = tuple(stretch for stretch in cut_stretches(self._turns) if stretch.dataset_ids)
+        self._starts = [stretch.start_step * mix.accumulation for stretch in self.stretches]
         self._epoch = lru_cache(maxsize=2)(self._plan)
 
-    def batches_per_epoch(self, phase: int = 0) -> int:
-        """How many batches show everything of this phase as often as its passes say."""
-        return sum(len(self._stocks[name].size_B) for name in self.phases[phase].dataset_ids)
+    def batches_per_epoch(self, stretch: int = 0) -> int:
+        """How many batches show everything of this stretch as often as its passes say."""
+        return sum(len(self._stocks[name].size_B) for name in self.stretches[stretch].dataset_ids)
 
     def epochs(self, num_batches: int) -> float:
-        """How many epochs the first so many batches are, those of all phases together."""
+        """How many epochs the first so many batches are, those of all stretches together."""
         ends = [min(end, num_batches) for end in (*self._starts[1:], num_batches)]
         return sum(
-            max(0, end - start) / self.batches_per_epoch(phase)
-            for phase, (start, end) in enumerate(zip(self._starts, ends, strict=True))
+            max(0, end - start) / self.batches_per_epoch(stretch)
+            for stretch, (start, end) in enumerate(zip(self._starts, ends, strict=True))
         )
 
     def indices(self, number: int) -> tuple[int, ...]:
         """The sample numbers of batch `number`, counted from 0 over the whole run."""
-        phase = bisect_right(self._starts, number) - 1
-        assert phase >= 0, "a run with steps that no dataset is drawn from is refused"
-        epoch, position = divmod(number - self._starts[phase], self.batches_per_epoch(phase))
-        return self._epoch(phase, epoch).batch(position)
+        stretch = bisect_right(self._starts, number) - 1
+        assert stretch >= 0, "a run with steps that no dataset is drawn from is refused"
+        epoch, position = divmod(number - self._starts[stretch], self.batches_per_epoch(stretch))
+        return self._epoch(stretch, epoch).batch(position)
 
-    def indices_of_epoch(self, epoch: int, phase: int = 0) -> list[tuple[int, ...]]:
-        """The sample numbers of each batch of this epoch of this phase."""
-        entry_N, start_B, size_B = (part.tolist() for part in self._plan(phase, epoch))
+    def indices_of_epoch(self, epoch: int, stretch: int = 0) -> list[tuple[int, ...]]:
+        """The sample numbers of each batch of this epoch of this stretch."""
+        entry_N, start_B, size_B = (part.tolist() for part in self._plan(stretch, epoch))
         return [tuple(entry_N[start : start + size]) for start, size in zip(start_B, size_B, strict=True)]
 
-    def _plan(self, phase: int, epoch: int) -> Epoch:
-        """The datasets of the phase, each shuffled, their batches by the time of arrival."""
-        random = generator(self._seed, epoch, f"order of samples in phase {phase}")
+    def _plan(self, stretch: int, epoch: int) -> Epoch:
+        """The datasets of the stretch, each shuffled, their batches by the time of arrival."""
+        random = generator(self._seed, epoch, f"order of samples in stretch {stretch}")
         entries, arrivals, starts, sizes, offset = [], [], [], [], 0
-        for name in self.phases[phase].dataset_ids:
+        for name in self.stretches[stretch].dataset_ids:
             stock, weight = self._stocks[name], self._turns[name].probability
             if self._mix.by_size:
                 weight *= len(stock.size_B)
@@ -138,11 +138,11 @@ class Order:
         return Epoch(torch.cat(entries), torch.cat(starts)[order_B], torch.cat(sizes)[order_B])
 
 
-def cut_phases(turns: Mapping[str, Turns]) -> tuple[Phase, ...]:
-    """The run at the edges of all windows; a phase may be without datasets."""
+def cut_stretches(turns: Mapping[str, Turns]) -> tuple[Stretch, ...]:
+    """The run at the edges of all windows; a stretch may be without datasets."""
     edges = {0, *(edge for turn in turns.values() for edge in (turn.start_step, turn.end_step))}
     return tuple(
-        Phase(
+        Stretch(
             step,
             tuple(
                 name for name, turn in turns.items() if turn.start_step <= step and (step < turn.end_step or not turn.end_step)
