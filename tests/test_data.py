@@ -10,7 +10,6 @@ from support import encoded, job_data, make_pictures, run_in_process
 from trainer_core.data.batches import BatchPlan, Visit, batches_per_epoch, read_batch
 from trainer_core.data.buckets import Bucket, fit_centre
 from trainer_core.data.cache import entry_path, read_entry, write_entry
-from trainer_core.data.captions import decode
 from trainer_core.data.encode import encode_pictures
 from trainer_core.data.images import apply_fit, load_rgb, to_image, to_tensor
 from trainer_core.data.index import count_buckets, index_datasets
@@ -37,12 +36,6 @@ def test_the_index_knows_captions_sizes_and_buckets(pictures):
     assert count_buckets(samples) == {"64x64": 2, "80x48": 2, "48x80": 2}
 
 
-def test_captions_can_come_from_names_or_one_prompt(pictures):
-    assert {s.caption for s in index(pictures, caption_strategy="filename")} == {f"ball {n}" for n in range(6)}
-    prompted = index(pictures, caption_strategy="instanceprompt", instance_prompt=" a sks ball ")
-    assert {s.caption for s in prompted} == {"a sks ball"}
-
-
 def test_everything_that_is_wrong_with_the_files_is_said_at_once(tmp_path):
     make_pictures(tmp_path, 4)
     (tmp_path / "ball_0.txt").unlink()
@@ -62,14 +55,6 @@ def test_an_empty_or_missing_folder_is_named_in_full(tmp_path):
         index(tmp_path)
     with pytest.raises(JobError, match="there is no folder " + str(tmp_path / "none")):
         index(tmp_path / "none")
-
-
-def test_captions_are_decoded_tolerantly(tmp_path, caplog):
-    path = tmp_path / "caption.txt"
-    assert decode("\ufeffgrün".encode(), path) == "grün"
-    assert not caplog.records
-    assert decode("100 €".encode("cp1252"), path) == "100 €"
-    assert "caption.txt is not UTF-8" in caplog.text
 
 
 def test_pictures_are_upright_opaque_and_cropped_in_the_centre(tmp_path):

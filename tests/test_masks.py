@@ -95,6 +95,17 @@ def test_a_mask_may_have_another_size_but_not_another_shape(tmp_path):
         index(tmp_path, tmp_path / "masks")
 
 
+def test_a_damaged_mask_is_named(tmp_path):
+    (tmp_path / "masks").mkdir()
+    for folder in (tmp_path, tmp_path / "masks"):
+        drawing().save(folder / "a.jpg")
+    samples = index(tmp_path, tmp_path / "masks")
+    mask = tmp_path / "masks" / "a.jpg"
+    mask.write_bytes(mask.read_bytes()[:2000])
+    with pytest.raises(JobError, match=r"masks.a\.jpg cannot be read \(.*truncated"):
+        encode_masks(samples, tmp_path / "cache", silent)
+
+
 def test_the_run_folder_is_another_when_a_mask_changes(tmp_path, pictures):
     masks = masks_for(pictures, tmp_path / "masks", white)
     job = parse_job(job_data(pictures, datasets=[{"instance_data_dir": str(pictures), "mask_data_dir": str(masks)}]))
@@ -199,6 +210,88 @@ def test_a_mask_that_leaves_nothing_is_named(tmp_path, caplog, background):
     else:
         with pytest.raises(JobError, match=r"a\.png is black .*mask_normalise_area has nothing to divide by; paint it"):
             encode_masks(normalised, tmp_path / "cache", silent)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_mask_lies_over_its_picture_in_every_crop_and_mirror_image(tmp_path, orientation):
+    """The mask is the picture itself, so what is seen through either must be the same, pixel for pixel."""
+    (tmp_path / "masks").mkdir()
+    for folder in (tmp_path, tmp_path / "masks"):
+        drawing().save(folder / "a.png", exif=with_tag(orientation))
+    fields = {"crop": True, "crop_style": "random", "num_crops": 4, "horizontal_flip": True}
+    fields |= {"maximum_image_size": 200, "target_downsample_size": 150}
+    (sample,) = index(tmp_path, tmp_path / "masks", **fields)
+    caches = encoded([sample], tmp_path / "cache")
+    picture, found = load_rgb(tmp_path / "a.png"), []
+    assert len(sample.views) == 8 and {fit.mirrored for fit in sample.views} == {False, True}
+    for view, fit in enumerate(sample.views):
+        found.append(caches.mask(sample, view))
+        assert torch.equal(found[-1], to_cells(apply_fit(picture, fit, sample.bucket).convert("L"), 8))
+    torch.testing.assert_close(found[4], found[0].flip(1))  # the fifth is the first in the mirror, summed the other way round
+    assert len({tuple(mask.flatten().tolist()) for mask in found}) == 8
+
+
+# The alpha channel as the mask
+
+
+def seen_through(folder: Path, **fields) -> tuple[Sample, ...]:
+    spec = DatasetSpec(instance_data_dir=str(folder), caption_strategy="filename", **fields)
+    return index_datasets((spec,), FLAVOURS["pico"]).samples
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    """Its own brightness is its alpha."""
+    clear = image.copy()
+    clear.putalpha(image.convert("L"))
+    return clear
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_alpha_is_the_mask_and_goes_where_its_picture_goes(tmp_path, orientation):
+    with_alpha(drawing()).save(tmp_path / "a.png", exif=with_tag(orientation))
+    drawing().save(tmp_path / "opaque.png", exif=with_tag(orientation))
+    fields = {"alpha_is_mask": True, "mask_background_weight": 0.25, "mask_normalise_area": True}
+    crops = {"crop": True, "crop_style": "random", "num_crops": 3, "horizontal_flip": True}
+    masked, opaque = seen_through(tmp_path, **fields, **crops)
+    assert (masked.mask.path, masked.mask.background_weight, masked.mask.normalise_area) == (masked.path, 0.25, True)
+    assert opaque.mask is None, "without transparency it has none"
+    assert all(sample.mask is None for sample in seen_through(tmp_path)), "and nothing has one unless it is asked for"
+    caches = encoded([masked], tmp_path / "cache")
+    for view, fit in enumerate(masked.views):
+        seen = apply_fit(load_rgb(tmp_path / "opaque.png"), fit, masked.bucket).convert("L")
+        assert torch.equal(caches.mask(masked, view), to_cells(seen, 8))
+
+
+def test_what_is_transparent_is_the_background_and_counts_as_little_as_it_is_told_to(tmp_path):
+    clear = Image.new("RGBA", (64, 64), (200, 0, 0, 255))
+    clear.paste((0, 200, 0, 0), (0, 0, 32, 64))
+    clear.save(tmp_path / "a.png")
+    (sample,) = seen_through(tmp_path, alpha_is_mask=True, mask_background_weight=0.25, background="#102030")
+    picture = apply_fit(load_rgb(sample.path, sample.background), sample.views[0], sample.bucket)
+    assert picture.getpixel((5, 5)) == (16, 32, 48) and picture.getpixel((60, 5)) == (200, 0, 0)
+    batch = read_batch([Visit(sample, sample.caption)], encoded([sample], tmp_path / "cache"))
+    assert batch.mask_BHW[0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert batch.weight_BHW[0, 0].tolist() == [0.25] * 4 + [1] * 4
+
+
+def test_a_file_that_is_both_a_mask_and_a_masked_picture_is_cached_as_either(tmp_path):
+    """As a mask its brightness counts, as a masked picture its alpha."""
+    (tmp_path / "masks").mkdir()
+    clear = Image.new("RGBA", (64, 64), (255, 255, 255, 51))
+    for folder in (tmp_path, tmp_path / "masks"):
+        clear.save(folder / "a.png")
+    bright, opaque = index(tmp_path, tmp_path / "masks"), seen_through(tmp_path / "masks", alpha_is_mask=True)
+    assert [cells(list(samples), tmp_path / "cache")[0].mean().item() for samples in (bright, opaque)] == pytest.approx(
+        [1, 0.2]
+    )
+
+
+def test_a_picture_that_is_transparent_all_over_is_named(tmp_path, caplog):
+    Image.new("RGBA", (64, 64), (9, 9, 9, 0)).save(tmp_path / "a.png")
+    encode_masks(seen_through(tmp_path, alpha_is_mask=True), tmp_path / "cache", silent)
+    assert "a.png is transparent wherever its picture is trained on" in caplog.text
+    with pytest.raises(JobError, match=r"a\.png is transparent .*mask_normalise_area has nothing to divide by"):
+        encode_masks(seen_through(tmp_path, alpha_is_mask=True, mask_normalise_area=True), tmp_path / "cache", silent)
 
 
 # What it does to the loss

@@ -1,6 +1,7 @@
 """Pure functions against references and by their properties."""
 
 import math
+import random
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,23 @@ import torch
 from diffusers import FluxPipeline
 
 from trainer_core import flow
-from trainer_core.data.buckets import Bucket, bucket_for, fit_centre, round_to_grid
+from trainer_core.data.buckets import (
+    LONGEST_BY_SHORTER_EDGE,
+    Bucket,
+    Fit,
+    brought_to,
+    bucket_at,
+    bucket_by_shorter_edge,
+    bucket_for,
+    covering,
+    crop_at,
+    edge_of_area,
+    fit_centre,
+    measured,
+    nearest_aspect,
+    round_to_grid,
+    share_around,
+)
 from trainer_core.flux.latents import image_ids, pack, text_ids, unpack
 from trainer_core.flux.predict import told_sigma
 from trainer_core.objective import Objective, draw_guidance, draw_sigma
@@ -38,13 +55,116 @@ def test_buckets_are_those_of_the_fact_sheet(size, resolution, grid, bucket):
     assert bucket_for(*size, resolution, grid) == bucket
 
 
-def test_a_fit_covers_its_bucket_and_stays_inside_the_resized_picture():
-    for width, height in ((100, 1), (1, 100), (333, 777), (64, 64), (4000, 3000)):
-        bucket = bucket_for(width, height, 256, 16)
+def random_sizes(count: int = 10_000, seed: int = 0) -> list[tuple[int, int]]:
+    """From a pixel to 30,000, all aspects, evenly by their logarithms; and the extremes themselves."""
+    draw = random.Random(seed)
+    sizes = [(round(30_000 ** draw.random()), round(30_000 ** draw.random())) for _ in range(count - 4)]
+    return [*sizes, (1, 30_000), (30_000, 1), (1, 1), (30_000, 30_000)]
+
+
+@pytest.mark.parametrize("unit", ["pixel_area", "pixel"])
+@pytest.mark.parametrize(("resolution", "grid"), [(1024, 64), (512, 64), (64, 16), (777.7, 64), (1, 64)])
+def test_ten_thousand_sizes_have_buckets_on_the_grid_that_their_fits_cover(unit, resolution, grid):
+    edge = round_to_grid(resolution, grid)
+    for width, height in random_sizes():
+        bucket = bucket_at(width, height, resolution, unit, grid)
+        assert bucket.width % grid == 0 and bucket.height % grid == 0 and min(bucket) >= grid
+        assert (bucket.width >= bucket.height) if width > height else (bucket.width <= bucket.height)
+        assert bucket_at(height, width, resolution, unit, grid) == bucket[::-1]
         fit = fit_centre(width, height, bucket)
-        assert fit.width >= bucket.width and fit.height >= bucket.height
-        assert 0 <= fit.left <= fit.width - bucket.width
-        assert 0 <= fit.top <= fit.height - bucket.height
+        assert 0 <= fit.left <= fit.width - bucket.width and 0 <= fit.top <= fit.height - bucket.height
+        assert fit.width == bucket.width or fit.height == bucket.height, "it just covers"
+        if unit == "pixel":
+            assert min(bucket) == edge and max(bucket) <= LONGEST_BY_SHORTER_EDGE * edge
+        else:
+            assert bucket.width * bucket.height <= 1.4 * edge**2, "no aspect makes a bucket that no card can hold"
+
+
+def test_a_bucket_differs_from_its_pictures_aspect_only_by_half_a_step_of_the_grid():
+    for width, height in random_sizes():
+        bucket, aspect = bucket_for(width, height, 1024, 64), width / height
+        if max(aspect, 1 / aspect) <= 64:  # beyond, a picture loses its ends
+            assert abs(bucket.width - 1024 * math.sqrt(aspect)) <= 32 and abs(bucket.height - 1024 / math.sqrt(aspect)) <= 32
+        by_edge = bucket_by_shorter_edge(width, height, 1024, 64)
+        if max(aspect, 1 / aspect) <= LONGEST_BY_SHORTER_EDGE:
+            assert abs(max(by_edge) - 1024 * max(aspect, 1 / aspect)) <= 32
+
+
+def test_areas_stay_within_the_bounds_of_the_fact_sheet():
+    for aspect in (1, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2, 21 / 9):
+        area = math.prod(bucket_for(round(3000 * aspect), 3000, 1024, 64)) / 1024**2
+        assert 0.9375 <= area <= 1.03, aspect
+    for width, height in random_sizes():
+        if 1 / 4 <= width / height <= 4:
+            assert abs(math.prod(bucket_for(width, height, 1024, 64)) / 1024**2 - 1) < 0.07
+    assert math.prod(bucket_for(5000, 500, 1024, 64)) / 1024**2 <= 1.17
+
+
+@pytest.mark.parametrize("unit", ["pixel_area", "pixel"])
+def test_a_wider_picture_never_has_a_narrower_or_higher_bucket(unit):
+    widths = sorted(width for width, _ in random_sizes())
+    buckets = [bucket_at(width, 700, 1024, unit, 64) for width in widths]
+    assert all(one.width <= other.width for one, other in pairwise(buckets))
+    if unit == "pixel_area":
+        assert all(one.height >= other.height for one, other in pairwise(buckets))
+    edges = [bucket_at(1500, 1000, resolution, unit, 64) for resolution in range(64, 2048, 7)]
+    assert all(one.width <= other.width and one.height <= other.height for one, other in pairwise(edges))
+
+
+@pytest.mark.parametrize(
+    ("megapixels", "edge"),
+    [(0.25, 512), (0.2, 512), (0.3, 512), (0.5, 768), (0.55, 768), (1, 1024), (0.951, 1024), (2, 1536), (4.05, 2048)],
+)
+def test_the_usual_areas_mean_the_usual_squares(megapixels, edge):
+    assert edge_of_area(megapixels) == edge
+    assert bucket_at(700, 700, megapixels, "area", 64) == (edge, edge)
+
+
+def test_other_areas_are_their_own_square():
+    assert edge_of_area(1.5) == pytest.approx(1224.74, abs=0.01)
+    assert bucket_at(700, 700, 1.5, "area", 64) == (1216, 1216)
+    assert bucket_at(1920, 1080, 1.0, "area", 64) == (1344, 768)
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket"),
+    [((1920, 1080), (1792, 1024)), ((1080, 1920), (1024, 1792)), ((9, 9), (1024, 1024)), ((1, 99), (1024, 8192))],
+)
+def test_in_pixels_the_shorter_edge_is_the_resolution(size, bucket):
+    assert bucket_by_shorter_edge(*size, 1000, 64) == bucket
+
+
+def test_the_resized_picture_is_that_of_the_fact_sheet():
+    assert covering(1920, 1080, Bucket(1344, 768)) == (1365, 768)
+    assert fit_centre(1920, 1080, Bucket(1344, 768)) == Fit(1365, 768, 10, 0)
+    assert bucket_for(1, 30_000, 1024, 64) == (64, 16_384) and fit_centre(1, 30_000, Bucket(64, 16_384)).width == 64
+
+
+def test_sizes_are_measured_and_reached_in_each_unit():
+    assert (measured(2000, 500, "pixel"), measured(2000, 500, "pixel_area"), measured(2000, 500, "area")) == (500, 1000, 1.0)
+    assert brought_to(2000, 500, 250, "pixel") == (1000, 250)
+    assert brought_to(2000, 500, 500, "pixel_area") == (1000, 250)
+    assert brought_to(2000, 500, 0.25, "area") == (1000, 250)
+    assert brought_to(30_000, 1, 4, "pixel_area") == (693, 1)
+
+
+def test_every_place_of_a_crop_can_be_reached_and_none_beyond():
+    bucket = Bucket(64, 64)
+    lefts = [crop_at(67, 64, bucket, step / 100, step / 100).left for step in range(101)]
+    assert lefts == sorted(lefts) and set(lefts) == {0, 1, 2, 3}
+    assert crop_at(67, 64, bucket, 0.5, 0.5) == Fit(67, 64, 1, 0)
+    for centre in (0, 0.1, 0.3, 0.5, 0.77, 1):
+        left = crop_at(640, 64, bucket, share_around(centre, 640, 64), share_around(centre, 64, 64)).left
+        assert left == min(576, max(0, math.ceil(centre * 640 - 32 - 0.5)))
+
+
+def test_the_nearest_aspect_is_the_one_that_loses_least():
+    assert nearest_aspect(1.2, (0.5, 1.0, 1.5)) == 1.0
+    assert nearest_aspect(1.3, (0.5, 1.0, 1.5)) == 1.5
+    assert nearest_aspect(0.7, (0.5, 1.0)) == 0.5, "0.7 / 0.5 is less than 1 / 0.7"
+
+
+def test_the_smallest_bucket_is_a_step_of_the_grid():
     assert round_to_grid(1, 64) == 64
     assert str(Bucket(64, 48)) == "64x48"
 

@@ -101,6 +101,7 @@ CASES += [
     (DatasetSpec, "tag_separator", ";", [FOLDER], [FOLDER | {"shuffle_tags": True}]),
     (DatasetSpec, "keep_tags", 1, [FOLDER], [FOLDER | {"shuffle_tags": True}]),
     (DatasetSpec, "caption_variants", 3, [FOLDER], [FOLDER | {"shuffle_tags": True}, FOLDER | {"wildcards_dir": "w"}]),
+    (DatasetSpec, "wildcards_dir", "w", [NAMED], [FOLDER]),
     (DatasetSpec, "reference_geometry", "loose", [FOLDER], [FOLDER | {"reference_data_dir": "r"}]),
 ]
 

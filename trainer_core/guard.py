@@ -6,11 +6,13 @@ The list is in the order of what each saves in a FLUX LoRA training; what the jo
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 import torch
 
 from .errors import JobError
 from .job import TrainJob
+from .specs.dataset import DatasetSpec
 
 ADVICE = 3
 SMALL_RESOLUTION = 512
@@ -40,7 +42,7 @@ def explain(job: TrainJob, doing: str, error: str) -> str:
 
 def advice(job: TrainJob) -> list[str]:
     """What would save memory in this job, the most effective first."""
-    training, widest = job.training, max(dataset.resolution for dataset in job.datasets)
+    training, widest = job.training, max(map(_widest, job.datasets))
     batch, accumulation = training.train_batch_size, training.gradient_accumulation_steps
     options = [
         (not training.gradient_checkpointing, "training.gradient_checkpointing: true"),
@@ -59,8 +61,8 @@ def advice(job: TrainJob) -> list[str]:
             "base.blocks_to_swap: 20, which leaves so many blocks of the base in RAM (needs gradient_checkpointing)",
         ),
         (
-            widest == 0 or widest > SMALL_RESOLUTION,
-            f"datasets.resolution: {SMALL_RESOLUTION} instead of {widest or 'the home resolution'}",
+            widest > SMALL_RESOLUTION,
+            f"datasets.resolution: {SMALL_RESOLUTION} instead of {'the home resolution' if widest == inf else f'{widest:.0f}'}",
         ),
         (job.optimizer.optimizer == "adamw", "optimizer.optimizer: bnb-adamw8bit, or adamw_bf16 where there is no NVIDIA card"),
         (
@@ -73,3 +75,9 @@ def advice(job: TrainJob) -> list[str]:
         (True, "close other programs that use the memory"),
     ]
     return [text for applies, text in options if applies]
+
+
+def _widest(dataset: DatasetSpec) -> float:
+    """The edge in pixels of the dataset's largest resolution; infinite where it is the base's own."""
+    largest = max(dataset.resolution, default=inf)
+    return (largest * 1e6) ** 0.5 if dataset.resolution_type == "area" else largest

@@ -33,10 +33,10 @@ from .errors import JobError
 from .job import TrainJob
 from .job_file import load_job
 
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl"})
 RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
 STOP, PAUSE, CONTINUE, SAVE, SAMPLE = COMMANDS = ("stop", "pause", "continue", "save", "sample")
-DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt"}
+DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt", ".caption", ".csv", ".jsonl", ".parquet"}
 
 
 log = logging.getLogger(__name__)

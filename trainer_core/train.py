@@ -18,6 +18,7 @@ from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
 from .data.index import count_buckets
 from .data.loader import Loader
+from .data.too_long import warn_of_cut_captions
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
@@ -97,6 +98,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
     samples = (*setup.samples, *setup.eval_samples)
     base, report = setup.job.base, progress("encode pictures")
     latents = encode_pictures(samples, setup.files.vae, context.cache_dir, setup.device, report, tiled=base.vae_enable_tiling)
+    warn_of_cut_captions(samples, setup.files, setup.flavour)
     captions = [caption for sample in samples for caption in sample.captions]
     captions += [*setup.prompts, setup.job.validation.validation_negative_prompt, ""]
     texts = encode_captions(

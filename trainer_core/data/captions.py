@@ -1,16 +1,32 @@
-"""Captions, all read and decoded before the first step, so that a bad one is found in seconds and not in the night."""
+"""Captions, all read and decoded before the first step, so that a bad one is found in seconds and not in the night.
 
-import logging
+A source says which captions a picture has; what is done with them (wildcards, shuffled tags, trigger word, prefix) is in
+`caption_variants.py`. A text file is opened and not looked for first: with a hundred thousand of them every look counts.
+
+An empty text file is an empty caption, since somebody wrote that file: its picture is trained without words (but for the
+trigger word and the prefix). An empty cell of a table is a missing caption, since tables have a cell for every picture.
+"""
+
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import JobError
 from ..specs.dataset import DatasetSpec
+from .caption_tables import Table, read_table
+from .caption_variants import make_forms
+from .sample import Reject
+from .text_files import TextReader, one_line
 
-log = logging.getLogger(__name__)
-
+SUFFIXES = (".txt", ".caption")  # the first that is there is taken; .caption is what kohya's scripts write
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 CaptionReader = Callable[[Path], tuple[str, ...]]
+
+
+class Missing(Exception):
+    """A picture has no caption; its text says what would give it one."""
 
 
 def caption_reader(spec: DatasetSpec, folder: Path) -> CaptionReader:
@@ -18,46 +34,92 @@ def caption_reader(spec: DatasetSpec, folder: Path) -> CaptionReader:
 
     The reader raises Reject where a picture is left out for its caption, and JobError where the user must decide.
     """
-    return lambda picture: (_STRATEGIES[spec.caption_strategy](picture, spec),)
+    source, forms = _SOURCES[spec.caption_strategy](spec, folder), make_forms(spec)
+
+    def read(picture: Path) -> tuple[str, ...]:
+        try:
+            captions = source(picture)
+        except Missing as mend:
+            captions = _instead(picture, spec, str(mend))
+        if forms is None:
+            return captions
+        try:
+            return forms(picture.relative_to(folder).as_posix(), captions)
+        except JobError as error:
+            raise JobError(f"caption of {picture}: {error}") from None
+
+    return read
 
 
-def decode(data: bytes, path: Path) -> str:
-    """UTF-8 with or without a byte order mark, else Windows-1252 with a warning, else JobError."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass
-    try:
-        text = data.decode("cp1252")
-    except UnicodeDecodeError as error:
-        raise JobError(
-            f"caption {path} is neither UTF-8 nor Windows-1252 text (byte 0x{data[error.start]:02x} at {error.start}); "
-            "save it as UTF-8"
-        ) from None
-    log.warning("caption %s is not UTF-8; it was read as Windows-1252", path)
-    return text
+def _instead(picture: Path, spec: DatasetSpec, mend: str) -> tuple[str, ...]:
+    """What a picture without a caption gets."""
+    if spec.missing_caption == "filename":
+        return (name_as_caption(picture),)
+    if spec.missing_caption == "skip":
+        raise Reject(f"it has no caption ({mend})")
+    raise JobError(
+        f"picture {picture} has no caption: {mend}, or choose caption_strategy filename or instanceprompt; "
+        "missing_caption 'filename' or 'skip' decides for all such pictures"
+    )
 
 
-def _from_textfile(picture: Path, spec: DatasetSpec) -> str:
-    path = picture.with_suffix(".txt")
-    if not path.exists():
-        raise JobError(
-            f"picture {picture} has no caption: write {path.name} beside it, "
-            "or choose caption_strategy filename or instanceprompt"
-        )
-    return " ".join(decode(path.read_bytes(), path).split())
+def name_as_caption(picture: Path) -> str:
+    """The file's name without its suffix, underscores as spaces; bytes that are no text, as old disks have them, as �."""
+    name = picture.stem.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return one_line(name.replace("_", " "))
 
 
-def _from_filename(picture: Path, spec: DatasetSpec) -> str:
-    return " ".join(picture.stem.replace("_", " ").split())
+def _from_textfiles(spec: DatasetSpec, folder: Path) -> CaptionReader:
+    reader = TextReader("caption")
+
+    def read(picture: Path) -> tuple[str, ...]:
+        text = _beside(picture, reader)
+        if not spec.multiline_captions:
+            return (one_line(text),)
+        lines = [one_line(line) for line in text.splitlines()]
+        return tuple(dict.fromkeys(filter(None, lines))) or ("",)
+
+    return read
 
 
-def _from_instance_prompt(picture: Path, spec: DatasetSpec) -> str:
-    return spec.instance_prompt.strip()
+def _beside(picture: Path, reader: TextReader) -> str:
+    """The text of the caption file; Missing where there is none."""
+    stem = os.path.splitext(picture)[0]
+    for suffix in SUFFIXES:
+        try:
+            return reader.read(stem + suffix)
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise Reject(f"its caption {stem + suffix} cannot be read ({error.strerror})") from None
+    raise Missing(f"write {os.path.basename(stem)}{SUFFIXES[0]} beside it")
 
 
-_STRATEGIES = {
-    "textfile": _from_textfile,
-    "filename": _from_filename,
+def _from_names(spec: DatasetSpec, folder: Path) -> CaptionReader:
+    return lambda picture: (name_as_caption(picture),)
+
+
+def _from_instance_prompt(spec: DatasetSpec, folder: Path) -> CaptionReader:
+    captions = (spec.instance_prompt.strip(),)
+    return lambda picture: captions
+
+
+def _from_table(spec: DatasetSpec, folder: Path) -> CaptionReader:
+    table: Table = read_table(spec, folder)
+
+    def read(picture: Path) -> tuple[str, ...]:
+        caption = table.caption(picture.relative_to(folder))
+        if not caption:
+            raise Missing(f"write one into column {spec.caption_column!r} of {table.path}")
+        return (caption,)
+
+    return read
+
+
+_SOURCES = {
+    "textfile": _from_textfiles,
+    "filename": _from_names,
     "instanceprompt": _from_instance_prompt,
+    "parquet": _from_table,
+    "jsonl": _from_table,
+    "csv": _from_table,
 }

@@ -92,10 +92,8 @@ def encode_masks(samples: Sequence[Sample], cache_dir: Path, progress: Progress)
     masked = [(sample, view) for sample in samples if sample.mask is not None for view in range(len(sample.views))]
     for done, (sample, view) in enumerate(masked, 1):
         mask, fit = sample.mask, sample.views[view]
-        turn = mask_orientation(mask.path, sample.path)
-        path = entry_path(
-            cache_dir, "masks", content_digest(mask.path), str(turn), str(sample.bucket), str(fit), str(DOWNSCALE)
-        )
+        turn = "alpha" if mask.path == sample.path else str(mask_orientation(mask.path, sample.path))
+        path = entry_path(cache_dir, "masks", content_digest(mask.path), turn, str(sample.bucket), str(fit), str(DOWNSCALE))
         if not path.exists():
             upright = load_mask(mask.path, sample.path)
             write_entry(path, {"mask": to_cells(apply_fit(upright, fit, sample.bucket), DOWNSCALE)})
@@ -144,7 +142,8 @@ def encode_captions(
 
 def _report_black(sample: Sample) -> None:
     """A mask that leaves nothing of its picture: JobError where the loss would be divided by its mean, else a warning."""
-    black = f"mask {sample.mask.path} is black wherever its picture is trained on ({sample.bucket} after cropping)"
+    what = "transparent" if sample.mask.path == sample.path else "black"
+    black = f"mask {sample.mask.path} is {what} wherever its picture is trained on ({sample.bucket} after cropping)"
     if sample.mask.normalise_area:
         raise JobError(f"{black}, so mask_normalise_area has nothing to divide by; paint it, or take the picture out")
     log.warning("%s; nothing is learned from this picture", black)

@@ -8,24 +8,40 @@ from PIL import Image, ImageOps
 
 from ..errors import JobError
 from .buckets import Bucket, Fit
+from .colours import check_opened, to_rgb
+from .upright import EXIF_ORIENTATION, UNREADABLE, explain_unreadable, open_picture
 
 
 def load_rgb(path: Path, background: str = "white") -> Image.Image:
-    """The upright picture, the background showing through where it is transparent; JobError when it cannot be decoded."""
+    """The upright picture, the background showing through where it is transparent; JobError when it cannot be decoded.
+
+    Of an animated one the first frame.
+    """
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, background), image.convert("RGBA"))
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise JobError(f"picture {path} cannot be read ({error}); replace it or take it out of the folder") from None
+        with open_picture(path) as file:
+            check_opened(file)
+            colours = to_rgb(file, background)
+            colours.getexif()[EXIF_ORIENTATION] = file.getexif().get(EXIF_ORIENTATION, 1)
+            ImageOps.exif_transpose(colours, in_place=True)
+            return colours
+    except UNREADABLE as error:
+        raise JobError(explain_unreadable(path, error)) from None
 
 
 def apply_fit(image: Image.Image, fit: Fit, bucket: Bucket) -> Image.Image:
-    """Resized (Lanczos), cropped to the bucket and mirrored; a mask of any size goes where its picture goes."""
-    resized = image.resize((fit.width, fit.height), Image.Resampling.LANCZOS)
-    cropped = resized.crop((fit.left, fit.top, fit.left + bucket.width, fit.top + bucket.height))
+    """Resized (Lanczos), cropped to the bucket and mirrored; a mask of any size goes where its picture goes.
+
+    Only what the crop keeps is computed, so a picture of 1x30000 pixels is no larger than its bucket on the way.
+    """
+    across, down = image.width / fit.width, image.height / fit.height
+    right, bottom = fit.left + bucket.width, fit.top + bucket.height
+    box = (
+        fit.left * across,
+        fit.top * down,
+        image.width if right == fit.width else right * across,
+        image.height if bottom == fit.height else bottom * down,
+    )
+    cropped = image.resize(bucket, Image.Resampling.LANCZOS, box=box)
     return ImageOps.mirror(cropped) if fit.mirrored else cropped
 
 

@@ -13,9 +13,9 @@ from ..flux.flavours import Flavour
 from ..run_dir import PICTURE_SUFFIXES, files_below
 from ..specs.dataset import DatasetSpec
 from .captions import caption_reader
-from .crops import place
+from .crops import place, require_detector, warn_of_missing_faces
 from .facts import look_at
-from .masks import Mask, find_masks, mask_folder
+from .masks import Mask, alpha_mask, find_masks, mask_folder
 from .sample import Facts, Index, Reject, Rejected, Sample
 from .upright import check_mask
 
@@ -42,6 +42,7 @@ def index_datasets(
             continue
         try:
             folder, pictures = _pictures(spec)
+            require_detector(spec)
             masks, captions_of = find_masks(spec, folder, pictures), caption_reader(spec, folder)
         except JobError as error:
             problems.append(str(error))
@@ -52,11 +53,13 @@ def index_datasets(
                 facts, captions = look_at(path), captions_of(path)
                 if (mask := masks.get(path)) is not None:
                     check_mask(mask.path, path)
+                mask = mask or alpha_mask(spec, path, facts.has_alpha)
                 samples += _in_each_resolution(path, facts, captions, mask, spec, flavour)
             except Reject as reason:
                 rejected.append(Rejected(spec.id, path, str(reason)))
             except JobError as error:
                 problems.append(str(error))
+        warn_of_missing_faces(spec, samples[before:])
         if len(samples) == before and not problems:
             reasons = "; ".join(dict.fromkeys(entry.reason for entry in rejected if entry.dataset_id == spec.id))
             problems.append(f"dataset {spec.id!r}: none of its {len(pictures)} pictures can be trained on: {reasons}")

@@ -1,7 +1,7 @@
 """Masks: which part of a picture is trained on.
 
-A mask is a picture of its own in another folder, under the same path and name. It goes through the same turn, resize and
-crop as its picture, is averaged down to the latent's cells, and weighs their loss:
+A mask is a picture of its own in another folder, under the same path and name, or the alpha channel of the picture. It goes
+through the same turn, resize and crop as its picture, is averaged down to the latent's cells, and weighs their loss:
 
     weight = background + (1 - background) * mask, divided by its mean where the area is to be normalised
 
@@ -26,6 +26,13 @@ class Mask:
     path: Path  # the picture itself where its alpha is the mask
     background_weight: float
     normalise_area: bool
+
+
+def alpha_mask(spec: DatasetSpec, path: Path, has_alpha: bool) -> Mask | None:
+    """The picture as its own mask, where the dataset takes its alpha for one and it has any; else None."""
+    if not (spec.alpha_is_mask and has_alpha):
+        return None
+    return Mask(path, spec.mask_background_weight, spec.mask_normalise_area)
 
 
 def mask_folder(spec: DatasetSpec) -> Path | None:

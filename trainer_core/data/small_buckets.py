@@ -12,8 +12,9 @@ from dataclasses import replace
 
 from ..errors import JobError
 from ..specs.dataset import DatasetSpec
-from .buckets import Bucket, Fit, fit_centre
-from .sample import Facts, Index, Rejected, Sample
+from .buckets import Bucket
+from .crops import views_in
+from .sample import Index, Rejected, Sample
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +69,8 @@ def move(sample: Sample, bucket: Bucket, spec: DatasetSpec) -> Sample:
     """The sample in another bucket, with its views and those of a strict reference made anew."""
     reference = sample.reference
     if reference is not None and spec.reference_geometry == "strict":
-        reference = reference._replace(bucket=bucket, views=_views(reference.facts, bucket, spec))
-    return replace(sample, bucket=bucket, views=_views(sample.facts, bucket, spec), reference=reference)
-
-
-def _views(facts: Facts, bucket: Bucket, spec: DatasetSpec) -> tuple[Fit, ...]:
-    fit = fit_centre(facts.width, facts.height, bucket)
-    return (fit, fit._replace(mirrored=True)) if spec.horizontal_flip else (fit,)
+        reference = reference._replace(bucket=bucket, views=views_in(reference.path, reference.facts, spec, bucket))
+    return replace(sample, bucket=bucket, views=views_in(sample.path, sample.facts, spec, bucket), reference=reference)
 
 
 def _moves_at_each_resolution(spec: DatasetSpec, counts: Counter[Bucket], batch_size: int) -> dict[Bucket, Bucket]:

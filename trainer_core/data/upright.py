@@ -3,19 +3,59 @@
 Cameras store pictures as the sensor lies and say in the EXIF orientation how to turn them. A mask is turned by its own tag
 if it has one. Without, it was either drawn over the upright picture, as viewers and editors show it, or by a program that
 took the stored pixels; a quarter turn shows in the shape which of them it was, and the mask is turned like its picture.
+
+Here too is how a picture file is opened, and what is said of one that cannot be: a file that lacks its decoder is told from a
+damaged one by its first bytes, whatever its name ends with.
 """
 
+import struct
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import JobError
+from .colours import MAX_PIXELS, check_opened, to_alpha, to_eight_bits
 
+# what Pillow raises of a file that is damaged, strange or too large
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+JXL = (b"\xff\x0a", b"\x00\x00\x00\x0cJXL ")
 EXIF_ORIENTATION = 0x0112
 SWAPS_AXES = frozenset({5, 6, 7, 8})  # values of the EXIF orientation that turn the picture by a quarter
-SIXTEEN_BITS = frozenset({"I", "I;16", "I;16B"})
 
 Size = tuple[int, int]  # width and height in pixels
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture, opened and not decoded, as `Image.open`; with the decoder for JPEG XL where one is installed."""
+    if path.suffix.lower() == ".jxl":
+        _register_jxl()
+    try:
+        return Image.open(path)
+    except RuntimeError as error:  # how the plug-in for JPEG XL tells of a damaged file
+        raise OSError(str(error).partition("\n")[0]) from None
+
+
+def explain_unreadable(path: Path, error: Exception) -> str:
+    """What to tell the user of a picture on which Pillow raised this error (one of UNREADABLE): why, and what to do."""
+    reason, mend = str(error) or type(error).__name__, "replace it or take it out of the folder"
+    if isinstance(error, Image.DecompressionBombError):
+        reason = f"it is above the limit of {MAX_PIXELS / 1e6:.1f} megapixels; scale it down"
+    elif isinstance(error, UnidentifiedImageError):
+        reason = _lacking(path) or reason
+    return f"picture {path} cannot be read ({reason}); {mend}"
 
 
 def upright_size(path: Path) -> Size:
@@ -47,11 +87,16 @@ def mask_orientation(mask: Path, picture: Path) -> int:
 
 
 def load_mask(mask: Path, picture: Path) -> Image.Image:
-    """The upright mask in 8 bits of luminance; what is transparent in it does not matter."""
+    """The upright mask in 8 bits: its luminance, or how opaque the picture is where the picture is its own mask.
+
+    JobError when it cannot be decoded.
+    """
     orientation = mask_orientation(mask, picture)
-    with Image.open(mask) as file:
-        grey = file.point(lambda value: value * (1 / 257)) if file.mode in SIXTEEN_BITS else file
-        grey = grey.convert("L")
+    try:
+        with open_picture(mask) as file:
+            grey = to_alpha(file) if mask == picture else to_eight_bits(file).convert("L")
+    except UNREADABLE as error:
+        raise JobError(explain_unreadable(mask, error)) from None
     grey.getexif()[EXIF_ORIENTATION] = orientation
     return ImageOps.exif_transpose(grey)
 
@@ -59,12 +104,41 @@ def load_mask(mask: Path, picture: Path) -> Image.Image:
 def _shape(path: Path) -> tuple[Size, int | None]:
     """The size as stored, and the EXIF orientation if the file has one."""
     try:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             image.verify()  # closes the file, so it is opened again
-        with Image.open(path) as image:
+        with open_picture(path) as image:
+            check_opened(image)
             return image.size, image.getexif().get(EXIF_ORIENTATION)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise JobError(f"picture {path} cannot be read ({error}); replace it or take it out of the folder") from None
+    except UNREADABLE as error:
+        raise JobError(explain_unreadable(path, error)) from None
+
+
+@lru_cache(maxsize=1)
+def _register_jxl() -> None:
+    """Pillow's plug-ins make themselves known when they are imported; this one is optional."""
+    try:
+        import_module("pillow_jxl")
+    except ImportError:
+        return
+
+
+def _lacking(path: Path) -> str:
+    """What to install for a file that is a picture of a known kind, or what kind of file it is; empty if it is unknown."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError as error:
+        return str(error)
+    brands = start[8:32] if start[4:8] == b"ftyp" else b""
+    if not start:
+        return "it is empty"
+    if start.startswith(JXL):
+        return "it is JPEG XL, for which Pillow needs a plug-in: pip install pillow-jxl-plugin"
+    if b"avif" in brands or b"avis" in brands:
+        return 'it is AVIF, which this Pillow cannot decode: pip install "pillow>=11.3"'
+    if b"heic" in brands or b"heix" in brands or b"mif1" in brands:
+        return "it is HEIC, which Pillow cannot decode; save it as jpg or png"
+    return ""
 
 
 def _turned(size: Size, orientation: int | None) -> Size:

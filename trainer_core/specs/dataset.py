@@ -16,8 +16,8 @@ class DatasetSpec(Spec):
     instance_data_dir: str = Field(description="Folder with the pictures, read with its sub-folders.", min_length=1)
     caption_strategy: Literal["textfile", "filename", "instanceprompt", "parquet", "jsonl", "csv"] = Field(
         "textfile",
-        description="textfile: NAME.txt beside NAME.png, the whole file is the caption. filename: the file's name, underscores as "
-        "spaces. instanceprompt: instance_prompt for all. parquet, jsonl, csv: from caption_table.",
+        description="textfile: NAME.txt or NAME.caption beside NAME.png, the whole file is the caption. filename: the file's name, "
+        "underscores as spaces. instanceprompt: instance_prompt for all. parquet, jsonl, csv: from caption_table.",
     )
     instance_prompt: str = Field("", description="The caption of every picture when caption_strategy is instanceprompt.")
     resolution: tuple[float, ...] = Field(
@@ -115,13 +115,17 @@ class DatasetSpec(Spec):
     missing_caption: Literal["error", "filename", "skip"] = Field(
         "error", description="A picture without a caption stops the run, takes its file's name, or is left out."
     )
-    caption_table: str = Field("", description="The parquet, jsonl or csv file with the captions.")
+    caption_table: str = Field(
+        "", description="The parquet, jsonl or csv file with the captions: its path, also from instance_data_dir on."
+    )
     filename_column: str = Field(
         "filename", min_length=1, description="Column of caption_table with the picture's path below the folder, or its name."
     )
     caption_column: str = Field("caption", min_length=1, description="Column of caption_table with the caption.")
     fallback_caption_column: str = Field("", description="Column of caption_table to take where caption_column is empty.")
-    trigger_word: str = Field("", description="Put in front of every caption that does not hold it yet.")
+    trigger_word: str = Field(
+        "", description="Put in front of every caption that does not hold it yet; with shuffle_tags as a part of its own."
+    )
     caption_prefix: str = Field("", description="Put in front of every caption as it is, before the trigger word.")
     shuffle_tags: bool = Field(False, description="Shuffle the parts of each caption; caption_variants says how many ways.")
     tag_separator: str = Field(",", min_length=1, description="What stands between the parts of a caption.")
@@ -132,7 +136,11 @@ class DatasetSpec(Spec):
         "", description="Folder of text files: __name__ in a caption becomes a line of name.txt, drawn by caption_variants."
     )
     caption_variants: int = Field(
-        1, ge=1, le=64, description="Ways in which tags are shuffled and wildcards are filled; each visit takes one of them."
+        1,
+        ge=1,
+        le=64,
+        description="Ways in which tags are shuffled and wildcards are filled; each visit takes one of them. With several, one of "
+        "them has the tags as they are written.",
     )
     alpha_is_mask: bool = Field(
         False, description="What is opaque in a picture is trained on; a picture without transparency has no mask."
@@ -172,6 +180,33 @@ class DatasetSpec(Spec):
     def _aspects_in_range(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
         parse_aspects(lines)
         return lines
+
+    @field_validator("background")
+    @classmethod
+    def _a_colour(cls, given: str) -> str:
+        from PIL import ImageColor  # here, because most jobs only have the default, which is not validated
+
+        try:
+            is_opaque = len(ImageColor.getrgb(given.strip())) == 3
+        except ValueError:
+            is_opaque = False
+        if not is_opaque:
+            raise ValueError(f"background {given!r} is no opaque colour; give a name such as black, or #rrggbb")
+        return given.strip()
+
+    @model_validator(mode="after")
+    def _sizes_in_their_unit(self) -> "DatasetSpec":
+        """Pixels given as megapixels, or the other way round, would make pictures that no card can hold, or of nothing."""
+        unit = self.resolution_type
+        given = {"resolution": self.resolution} | {name: (getattr(self, name),) for name in SIZE_LIMITS}
+        for name, value in [(name, value) for name, values in given.items() for value in values if value]:
+            if unit == "area" and value > MOST_MEGAPIXELS:
+                raise ValueError(
+                    f"{name} {value:g} is in megapixels with resolution_type 'area'; choose 'pixel_area' for pixels"
+                )
+            if unit != "area" and value < LEAST_PIXELS:
+                raise ValueError(f"{name} {value:g} is in pixels with resolution_type {unit!r}; choose 'area' for megapixels")
+        return self
 
     @model_validator(mode="after")
     def _evaluated_as_it_is(self) -> "DatasetSpec":
@@ -225,6 +260,9 @@ class DatasetSpec(Spec):
         return self
 
 
+SIZE_LIMITS = ("minimum_image_size", "maximum_image_size", "target_downsample_size")
+MOST_MEGAPIXELS = 100.0  # more than a picture may have
+LEAST_PIXELS = 8.0
 TABLES = ("parquet", "jsonl", "csv")
 LISTED_ASPECTS = ("closest", "random")
 NOT_FOR_EVALUATION = (

@@ -221,6 +221,12 @@ DATASET = (
         "give one of them",
     ),
     Row(
+        ("wildcards_dir",),
+        lambda spec: spec.caption_strategy == "filename",
+        "with caption_strategy 'filename', which turns underscores into blanks",
+        "choose another",
+    ),
+    Row(
         ("reference_geometry",),
         lambda spec: not spec.reference_data_dir,
         "without reference_data_dir",
