@@ -42,9 +42,15 @@ def place(path: Path, facts: Facts, spec: DatasetSpec, resolution: float, grid: 
     unit = spec.resolution_type if spec.resolution or spec.resolution_type == "pixel" else "pixel_area"
     shape = _shape(size, facts.digest, spec)
     bucket = _bucket(shape, resolution, unit, grid)
+    return bucket, views_in(path, facts, spec, bucket)
+
+
+def views_in(path: Path, facts: Facts, spec: DatasetSpec, bucket: Bucket) -> tuple[Fit, ...]:
+    """A view for each way of cropping and mirroring the picture in this bucket."""
+    size = facts.width, facts.height
     resized = _resized(size, bucket, spec.maximum_image_size, spec.target_downsample_size, spec.resolution_type)
     make_views = _shared_views if spec.crop_style in FIXED else _views
-    return bucket, make_views(resized, bucket, _shares(path, facts.digest, spec, resized, bucket), spec.horizontal_flip)
+    return make_views(resized, bucket, _shares(path, facts.digest, spec, resized, bucket), spec.horizontal_flip)
 
 
 def drawn(digest: str, purpose: str) -> float:
