@@ -104,6 +104,12 @@ class Shards:
             if not is_whole:
                 self._renew(shard)
 
+    def include(self, path: Path) -> None:
+        """Know the entries of a shard that has just been written here, and keep it open."""
+        self._take_in(path)
+        with self._lock:
+            self._opened(path.name)
+
     def writer(self) -> "Writer":
         """Use as a context, and add entries within it."""
         return Writer(self, self._folder)
@@ -221,7 +227,7 @@ class Writer:
             raise JobError(
                 f"the cache {self._folder} cannot be written ({error}); make room there, or let it be written"
             ) from None
-        self._shards._take_in(path)
+        self._shards.include(path)
 
 
 def _write_shard(path: Path, entries: dict[str, dict[str, Tensor]]) -> Path:

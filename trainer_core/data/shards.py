@@ -90,13 +90,14 @@ def is_intact(entry: Entry, read: Read) -> bool:
     def pieces(place: Place) -> Iterator[bytes]:
         for start in range(place.start, place.end, CHUNK):
             wanted = min(CHUNK, place.end - start)
-            yield (data := read(start, wanted))
-            if len(data) < wanted:  # the file ends here
-                return
+            data = read(start, wanted)
+            if len(data) < wanted:
+                raise EOFError(f"{entry.shard} ends within the entry")
+            yield data
 
     try:
         return entry.checksum == checksum((p.name, p.dtype, p.shape, pieces(p)) for p in entry.places)
-    except OSError:  # the disk cannot give these bytes back
+    except (EOFError, OSError):  # or the disk cannot give these bytes back
         return False
 
 
