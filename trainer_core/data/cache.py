@@ -10,6 +10,7 @@ shards is harmless, and a run keeps the shards open that it reads, so that their
 their bytes. A run over more than MAX_OPEN shards of one kind opens the others as they come.
 """
 
+import gc
 import hashlib
 import logging
 import os
@@ -17,9 +18,9 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -65,8 +66,9 @@ class Shards:
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._open)
         _clear_stale(folder)
-        for path in sorted(folder.glob(PATTERN)):  # of the same entry in two shards the newer counts
-            self._take_in(path)
+        with _no_collection():
+            for path in sorted(folder.glob(PATTERN)):  # of the same entry in two shards the newer counts
+                self._take_in(path)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -257,6 +259,18 @@ def _clear_stale(folder: Path) -> None:
         with suppress(OSError):  # its writer lives after all, or has just finished
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Nothing that headers make is garbage, and looking through it again and again takes as long as reading it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _close_all(files: OrderedDict[str, FileIO]) -> None:
