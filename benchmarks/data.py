@@ -105,10 +105,9 @@ def measure_plan(folder: Path, cache: Path) -> dict[str, Any]:
 
 def epoch_of(samples: tuple[Sample, ...]) -> list[tuple[int, ...]]:
     """The batches of the first epoch: the one place that knows how they are asked for."""
-    from trainer_core.data.batches import BatchPlan
-    from trainer_core.data.encode import Caches
+    from trainer_core.data.order import Order
 
-    return BatchPlan(samples, Caches({}, {}, {}), batch_size=4, caption_dropout=0.1, seed=0).indices_of_epoch(0)
+    return Order(samples, batch_size=4, seed=0).indices_of_epoch(0)
 
 
 def measure_digest(folder: Path, cache: Path) -> dict[str, Any]:

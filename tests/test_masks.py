@@ -8,11 +8,10 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from support import encoded, job_data, run_in_process, silent
+from support import encoded, job_data, make_pictures, opened, run_in_process, silent
 from trainer_core import flow, tread
 from trainer_core.data.batches import Visit, read_batch
-from trainer_core.data.cache import read_entry
-from trainer_core.data.encode import encode_masks
+from trainer_core.data.encode import Caches, encode_masks
 from trainer_core.data.images import apply_fit, load_rgb, to_cells
 from trainer_core.data.index import index_datasets
 from trainer_core.data.sample import Sample
@@ -51,8 +50,15 @@ def index(pictures: Path, masks: Path, **fields) -> list[Sample]:
     return list(index_datasets((spec,), FLAVOURS["pico"]).samples)
 
 
+def with_masks(samples: list[Sample], cache: Path) -> Caches:
+    caches = opened(samples, cache)
+    encode_masks(caches, samples, silent)
+    return caches
+
+
 def cells(samples: list[Sample], cache: Path) -> list[torch.Tensor]:
-    return [read_entry(path)["mask"] for path in encode_masks(samples, cache, silent).values()]
+    caches = with_masks(samples, cache)
+    return [caches.mask(sample, view) for sample in samples for view in range(len(sample.views))]
 
 
 # Which mask belongs to which picture
@@ -103,7 +109,7 @@ def test_a_damaged_mask_is_named(tmp_path):
     mask = tmp_path / "masks" / "a.jpg"
     mask.write_bytes(mask.read_bytes()[:2000])
     with pytest.raises(JobError, match=r"masks.a\.jpg cannot be read \(.*truncated"):
-        encode_masks(samples, tmp_path / "cache", silent)
+        with_masks(samples, tmp_path / "cache")
 
 
 def test_the_run_folder_is_another_when_a_mask_changes(tmp_path, pictures):
@@ -186,12 +192,13 @@ def test_cells_are_averages():
 def test_masks_are_cached_by_what_made_them(tmp_path, pictures):
     masks = masks_for(pictures, tmp_path / "masks", left_half)
     samples = index(pictures, masks)
-    first = encode_masks(samples, tmp_path, silent)
-    written = {path: path.stat().st_mtime_ns for path in first.values()}
+    first = with_masks(samples, tmp_path)
     Image.new("L", (96, 96), 255).save(masks / "ball_0.png")
-    second = encode_masks(samples, tmp_path, silent)
-    assert [one == other for one, other in zip(first.values(), second.values(), strict=True)] == [False, *[True] * 5]
-    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    second = opened(samples, tmp_path)
+    assert [second.mask_name(sample, 0) in second.masks for sample in samples] == [False, *[True] * 5]
+    encode_masks(second, samples, silent)
+    assert [torch.equal(first.mask(sample), second.mask(sample)) for sample in samples] == [False, *[True] * 5]
+    assert len(list((tmp_path / "masks").glob("shard-*"))) == 2
 
 
 @pytest.mark.parametrize("background", [0.0, 0.1])
@@ -202,14 +209,14 @@ def test_a_mask_that_leaves_nothing_is_named(tmp_path, caplog, background):
     fields = {"mask_background_weight": background}
     for _ in range(2):  # the second time from the cache
         caplog.clear()
-        encode_masks(index(tmp_path, tmp_path / "masks", **fields), tmp_path / "cache", silent)
+        with_masks(index(tmp_path, tmp_path / "masks", **fields), tmp_path / "cache")
         assert ("a.png is black wherever its picture is trained on" in caplog.text) == (background == 0)
     normalised = index(tmp_path, tmp_path / "masks", mask_normalise_area=True, **fields)
     if background:
-        assert encode_masks(normalised, tmp_path / "cache", silent)
+        assert not with_masks(normalised, tmp_path / "cache").mask(normalised[0]).any()
     else:
         with pytest.raises(JobError, match=r"a\.png is black .*mask_normalise_area has nothing to divide by; paint it"):
-            encode_masks(normalised, tmp_path / "cache", silent)
+            with_masks(normalised, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
@@ -288,10 +295,10 @@ def test_a_file_that_is_both_a_mask_and_a_masked_picture_is_cached_as_either(tmp
 
 def test_a_picture_that_is_transparent_all_over_is_named(tmp_path, caplog):
     Image.new("RGBA", (64, 64), (9, 9, 9, 0)).save(tmp_path / "a.png")
-    encode_masks(seen_through(tmp_path, alpha_is_mask=True), tmp_path / "cache", silent)
+    with_masks(seen_through(tmp_path, alpha_is_mask=True), tmp_path / "cache")
     assert "a.png is transparent wherever its picture is trained on" in caplog.text
     with pytest.raises(JobError, match=r"a\.png is transparent .*mask_normalise_area has nothing to divide by"):
-        encode_masks(seen_through(tmp_path, alpha_is_mask=True, mask_normalise_area=True), tmp_path / "cache", silent)
+        with_masks(seen_through(tmp_path, alpha_is_mask=True, mask_normalise_area=True), tmp_path / "cache")
 
 
 # What it does to the loss
@@ -340,7 +347,8 @@ def trained(tmp_path: Path, pictures: Path, cache: Path, masks: Path | str, **pa
     return run_in_process(parse_job(data), tmp_path, cache)
 
 
-def test_white_masks_train_as_none_and_a_background_of_one_is_no_mask(tmp_path, pictures, cache):
+def test_white_masks_train_as_none_and_a_background_of_one_is_no_mask(tmp_path, cache):
+    pictures = make_pictures(tmp_path / "square", 1)  # of which exactly half is left of the middle after the crop
     plain = trained(tmp_path, pictures, cache, "")["losses"]
     halves, whites = masks_for(pictures, tmp_path / "half", left_half), masks_for(pictures, tmp_path / "white", white)
     assert trained(tmp_path, pictures, cache, whites)["losses"] == plain
