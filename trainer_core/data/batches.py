@@ -1,8 +1,9 @@
 """Which samples go into which batch, and the batch itself.
 
 The order is a function of (seed, epoch): all samples, each as often as its dataset's repeats say, are shuffled, grouped by
-bucket, cut into batches of one bucket, and the batches shuffled. So batch number i is known without its predecessors, and a
-resumed run needs no sampler state. The last batch of a bucket may be smaller; no picture is left out or shown twice.
+bucket (and the reference's, where there is one), cut into batches of one group, and the batches shuffled. So batch number i is
+known without its predecessors, and a resumed run needs no sampler state. The last batch of a group may be smaller; no picture
+is left out or shown twice.
 """
 
 import math
@@ -24,7 +25,8 @@ from .sample import Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one bucket. `names` are the picture files, for messages.
+    """Samples of one bucket, whose references, if they have them, are of one bucket too. `names` are the picture files, for
+    messages.
 
     Where no sample has a mask, `mask_BHW` and `weight_BHW` are None; a sample without one has mask 0 and weight 1.
     """
@@ -37,11 +39,17 @@ class Batch:
     mask_BHW: Tensor | None = None  # what the masks mark, 0 to 1
     weight_BHW: Tensor | None = None  # how much each cell of the latent counts
     regularised: tuple[int, ...] = ()  # positions of the samples on which the adapter is to change nothing
+    reference_BCHW: Tensor | None = None  # latents of what the pictures start from, of a size of their own
 
     @property
     def num_tokens(self) -> int:
-        """Image tokens of each sample."""
+        """Image tokens of each sample; those of its reference do not count."""
         return self.latent_BCHW[0, 0].numel() // 4
+
+    @property
+    def num_reference_tokens(self) -> int:
+        """Tokens of each sample's reference."""
+        return 0 if self.reference_BCHW is None else self.reference_BCHW[0, 0].numel() // 4
 
 
 class Visit(NamedTuple):
@@ -79,13 +87,13 @@ class BatchPlan:
     def indices_of_epoch(self, epoch: int) -> list[tuple[int, ...]]:
         """The sample numbers of each batch of this epoch."""
         random = generator(self._seed, epoch, "order of samples")
-        by_bucket = defaultdict(list)
+        by_shape = defaultdict(list)
         for position in torch.randperm(len(self._entries), generator=random).tolist():
             entry = self._entries[position]
-            by_bucket[self._samples[entry].bucket].append(entry)
+            by_shape[self._samples[entry].shape].append(entry)
         chunks = [
             tuple(entries[start : start + self._batch_size])
-            for entries in by_bucket.values()
+            for entries in by_shape.values()
             for start in range(0, len(entries), self._batch_size)
         ]
         return [chunks[position] for position in torch.randperm(len(chunks), generator=random).tolist()]
@@ -113,8 +121,9 @@ class BatchPlan:
 
 
 def read_batch(visits: Sequence[Visit], caches: Caches) -> Batch:
-    """These samples of one bucket, from the caches; on the CPU."""
+    """These samples of one shape, from the caches; on the CPU."""
     samples, texts = [visit.sample for visit in visits], [caches.text(visit.caption) for visit in visits]
+    assert len({sample.shape for sample in samples}) == 1, f"a batch of {sorted({sample.shape for sample in samples})}"
     mask_BHW, weight_BHW = _read_masks(visits, caches)
     return Batch(
         latent_BCHW=torch.stack([caches.latent(visit.sample, visit.view) for visit in visits]),
@@ -125,7 +134,15 @@ def read_batch(visits: Sequence[Visit], caches: Caches) -> Batch:
         mask_BHW=mask_BHW,
         weight_BHW=weight_BHW,
         regularised=tuple(position for position, sample in enumerate(samples) if sample.is_regularisation),
+        reference_BCHW=_read_references(visits, caches),
     )
+
+
+def _read_references(visits: Sequence[Visit], caches: Caches) -> Tensor | None:
+    """(B, C, H, W) what the pictures start from; None where they start from nothing."""
+    if visits[0].sample.reference is None:
+        return None
+    return torch.stack([caches.reference(visit.sample, visit.view) for visit in visits])
 
 
 def _read_masks(visits: Sequence[Visit], caches: Caches) -> tuple[Tensor | None, Tensor | None]:
@@ -148,5 +165,5 @@ def batches_per_epoch(samples: Sequence[Sample], batch_size: int) -> int:
     """How many batches show everything once, repeats included."""
     counts = Counter()
     for sample in samples:
-        counts[sample.bucket] += sample.passes
+        counts[sample.shape] += sample.passes
     return sum(math.ceil(count / batch_size) for count in counts.values())

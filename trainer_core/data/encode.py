@@ -37,6 +37,12 @@ def geometry_of(sample: Sample, view: int) -> Geometry:
     return sample.facts.digest, sample.bucket, sample.views[view], sample.background
 
 
+def reference_geometry_of(sample: Sample, view: int) -> Geometry:
+    """What the latent of the reference is made from, where this view of its picture is shown."""
+    reference = sample.reference
+    return reference.facts.digest, reference.bucket, reference.views[view], sample.background
+
+
 @dataclass(frozen=True)
 class Caches:
     """What was encoded for this run, read from the disk by what it was made from."""
@@ -48,6 +54,11 @@ class Caches:
     def latent(self, sample: Sample, view: int = 0) -> Tensor:
         """(16, H, W) float32."""
         return read_entry(self.latents[geometry_of(sample, view)])["latent"]
+
+    def reference(self, sample: Sample, view: int = 0) -> Tensor:
+        """(16, H, W) float32 of what the picture starts from; the sample must have a reference."""
+        assert sample.reference is not None, "only what has a reference is asked for it"
+        return read_entry(self.latents[reference_geometry_of(sample, view)])["latent"]
 
     def text(self, caption: str) -> dict[str, Tensor]:
         """(L, D) under `text`, (L,) bool under `text_mask` (false is padding), (P,) under `pooled`."""
@@ -68,9 +79,12 @@ def encode_pictures(
     *,
     tiled: bool = False,
 ) -> dict[Geometry, Path]:
-    """The latent entry of each view of each sample, float32 (16, H, W) under `latent`, encoding those that are missing."""
+    """The latent entry of each view of each sample and of its reference, float32 (16, H, W) under `latent`, encoding those that
+    are missing."""
     encoder = fingerprint(vae_path) + " tiled" * tiled
     views = {geometry_of(sample, view): sample.path for sample in samples for view in range(len(sample.views))}
+    referring = [sample for sample in samples if sample.reference is not None]
+    views |= {reference_geometry_of(one, view): one.reference.path for one in referring for view in range(len(one.views))}
     paths = {geometry: entry_path(cache_dir, "latents", *map(str, geometry), encoder) for geometry in views}
     missing = [(geometry, path) for geometry, path in paths.items() if not path.exists()]
     vae = load_vae(vae_path, device, tiled=tiled) if missing else None

@@ -16,6 +16,7 @@ from .captions import caption_reader
 from .crops import place
 from .facts import look_at
 from .masks import Mask, find_masks, mask_folder
+from .references import Source, find_references, look_at_reference, place_reference, reference_folder
 from .sample import Facts, Index, Reject, Rejected, Sample
 from .upright import check_mask
 
@@ -43,6 +44,7 @@ def index_datasets(
         try:
             folder, pictures = _pictures(spec)
             masks, captions_of = find_masks(spec, folder, pictures), caption_reader(spec, folder)
+            references = find_references(spec, folder, pictures)
         except JobError as error:
             problems.append(str(error))
             continue
@@ -52,7 +54,8 @@ def index_datasets(
                 facts, captions = look_at(path), captions_of(path)
                 if (mask := masks.get(path)) is not None:
                     check_mask(mask.path, path)
-                samples += _in_each_resolution(path, facts, captions, mask, spec, flavour)
+                source = look_at_reference(references[path], path, facts, spec) if references else None
+                samples += _in_each_resolution(path, facts, captions, mask, source, spec, flavour)
             except Reject as reason:
                 rejected.append(Rejected(spec.id, path, str(reason)))
             except JobError as error:
@@ -73,7 +76,13 @@ def count_buckets(samples: Iterable[Sample]) -> dict[str, int]:
 
 
 def _in_each_resolution(
-    path: Path, facts: Facts, captions: tuple[str, ...], mask: Mask | None, spec: DatasetSpec, flavour: Flavour
+    path: Path,
+    facts: Facts,
+    captions: tuple[str, ...],
+    mask: Mask | None,
+    source: Source | None,
+    spec: DatasetSpec,
+    flavour: Flavour,
 ) -> list[Sample]:
     """The samples that one picture makes; Reject where the spec leaves it out."""
     samples = []
@@ -89,6 +98,7 @@ def _in_each_resolution(
                 views,
                 passes=1 + spec.repeats,
                 mask=mask,
+                reference=source and place_reference(source, spec, resolution, flavour.grid, bucket, views),
                 background=spec.background,
                 is_regularisation=spec.is_regularisation_data,
             )
@@ -97,15 +107,22 @@ def _in_each_resolution(
 
 
 def _pictures(spec: DatasetSpec) -> tuple[Path, list[Path]]:
-    """The folder of a dataset and the pictures in it, which masks further down are not; JobError where there are none."""
-    folder, masks_dir = Path(spec.instance_data_dir.strip()).expanduser(), mask_folder(spec)
+    """The folder of a dataset and the pictures in it, which masks and references further down are not; JobError where there
+    are none."""
+    folder = Path(spec.instance_data_dir.strip()).expanduser()
+    others = {"mask": mask_folder(spec), "reference": reference_folder(spec)}
     if not folder.is_dir():
         raise JobError(f"dataset {spec.id!r}: there is no folder {folder.absolute()}")
-    if masks_dir is not None and masks_dir.resolve() == folder.resolve():
-        raise JobError(f"dataset {spec.id!r}: mask_data_dir is the folder of the pictures; put the masks into one of their own")
     pictures = files_below(folder, PICTURE_SUFFIXES)
-    if masks_dir is not None:
-        pictures = [path for path in pictures if masks_dir.resolve() not in path.resolve().parents]
+    for kind, other in others.items():
+        if other is None:
+            continue
+        if other.resolve() == folder.resolve():
+            raise JobError(
+                f"dataset {spec.id!r}: {kind}_data_dir is the folder of the pictures; put the {kind}s into one of their own"
+            )
+        if folder.resolve() in other.resolve().parents:
+            pictures = [path for path in pictures if other.resolve() not in path.resolve().parents]
     if not pictures:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
         raise JobError(f"dataset {spec.id!r}: no pictures in {folder.absolute()}; put some there ({kinds})")
