@@ -16,7 +16,7 @@ from .captions import caption_reader
 from .crops import place
 from .facts import look_at
 from .masks import Mask, find_masks, mask_folder
-from .references import Source, find_references, look_at_reference, place_reference, reference_folder
+from .references import ReferenceFile, find_references, look_at_reference, place_reference, reference_folder
 from .sample import Facts, Index, Reject, Rejected, Sample
 from .upright import check_mask
 
@@ -54,8 +54,8 @@ def index_datasets(
                 facts, captions = look_at(path), captions_of(path)
                 if (mask := masks.get(path)) is not None:
                     check_mask(mask.path, path)
-                source = look_at_reference(references[path], path, facts, spec) if references else None
-                samples += _in_each_resolution(path, facts, captions, mask, source, spec, flavour)
+                reference = look_at_reference(references[path], path, facts, spec) if references else None
+                samples += _in_each_resolution(path, facts, captions, mask, reference, spec, flavour)
             except Reject as reason:
                 rejected.append(Rejected(spec.id, path, str(reason)))
             except JobError as error:
@@ -80,7 +80,7 @@ def _in_each_resolution(
     facts: Facts,
     captions: tuple[str, ...],
     mask: Mask | None,
-    source: Source | None,
+    reference: ReferenceFile | None,
     spec: DatasetSpec,
     flavour: Flavour,
 ) -> list[Sample]:
@@ -98,7 +98,7 @@ def _in_each_resolution(
                 views,
                 passes=1 + spec.repeats,
                 mask=mask,
-                reference=source and place_reference(source, spec, resolution, flavour.grid, bucket, views),
+                reference=reference and place_reference(reference, spec, resolution, flavour.grid, bucket, views),
                 background=spec.background,
                 is_regularisation=spec.is_regularisation_data,
             )

@@ -35,7 +35,7 @@ UNCROPPED = {  # what DatasetSpec says of the pictures, and not of a loose refer
 }
 
 
-class Source(NamedTuple):
+class ReferenceFile(NamedTuple):
     """A reference's file and what one look at it told, before it is brought to a bucket."""
 
     path: Path
@@ -75,30 +75,30 @@ def find_references(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -
     return {picture: paths[0] for picture, paths in found.items()}
 
 
-def look_at_reference(path: Path, picture: Path, facts: Facts, spec: DatasetSpec) -> Source:
+def look_at_reference(path: Path, picture: Path, facts: Facts, spec: DatasetSpec) -> ReferenceFile:
     """The reference of this picture, whose facts these are.
 
     Reject where its file cannot be read; JobError where it is to lie over its picture but has another shape.
     """
     try:
-        source = Source(path, look_at(path))
+        own = look_at(path)
     except Reject as reason:
         raise Reject(f"its reference cannot be used: {reason}") from None
-    size, picture_size = ((one.width, one.height) for one in (source.facts, facts))
+    size, picture_size = ((one.width, one.height) for one in (own, facts))
     if spec.reference_geometry == "strict" and not same_shape(size, picture_size):
         raise JobError(
             f"reference {path} is {size[0]}x{size[1]}, but its picture {picture} is {picture_size[0]}x{picture_size[1]}; give "
             "it the picture's shape, in any size, or set reference_geometry to 'loose'"
         )
-    return source
+    return ReferenceFile(path, own)
 
 
 def place_reference(
-    source: Source, spec: DatasetSpec, resolution: float, grid: int, bucket: Bucket, views: tuple[Fit, ...]
+    file: ReferenceFile, spec: DatasetSpec, resolution: float, grid: int, bucket: Bucket, views: tuple[Fit, ...]
 ) -> Reference:
     """The reference of a picture that is brought to this bucket in these ways. A fit resizes to absolute sizes, so that of the
     picture puts a strict reference of any size where the picture is."""
     if spec.reference_geometry == "loose":
-        bucket, (fit, *_) = place(source.path, source.facts, spec.model_copy(update=UNCROPPED), resolution, grid)
+        bucket, (fit, *_) = place(file.path, file.facts, spec.model_copy(update=UNCROPPED), resolution, grid)
         views = tuple(fit._replace(mirrored=view.mirrored) for view in views)
-    return Reference(source.path, source.facts, bucket, views)
+    return Reference(file.path, file.facts, bucket, views)
