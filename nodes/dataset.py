@@ -14,7 +14,7 @@ from ..trainer_core import pico
 from ..trainer_core.data.index import index_datasets
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
-from ..trainer_core.run_dir import PICTURE_SUFFIXES, dataset_digest
+from ..trainer_core.run_dir import PICTURE_SUFFIXES, READ_BY_DATASETS, dataset_digest
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from .contact_sheet import describe, draw_contact_sheet
@@ -66,8 +66,9 @@ class DatasetBucket(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, path: str, **rest: Any) -> str:
-        """Changes when a file of the folder does, so that the node runs again."""
-        return dataset_digest(_chosen(folder, path))
+        """Changes when a file of the folder, or another that the dataset reads, does, so that the node runs again."""
+        others = (rest.get(name) or "" for name in READ_BY_DATASETS if name != "instance_data_dir")
+        return dataset_digest(_chosen(folder, path), *others)
 
     @classmethod
     def execute(

@@ -132,7 +132,7 @@ def test_a_damaged_reference_leaves_out_its_picture_alone(pictures, tmp_path):
     found = index(pictures, some)
     assert len(found.samples) == 5
     ((_, path, reason),) = found.rejected
-    assert path.name == "ball_2.png" and "its reference cannot be used" in reason and str(some / "ball_2.png") in reason
+    assert path.name == "ball_2.png" and reason.startswith(f"its reference {some / 'ball_2.png'} is ")
 
 
 # Geometry

@@ -5,6 +5,7 @@ last line of standard output is one JSON object, also when the command fails; th
 """
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     args = _parser().parse_args(arguments)
     logging.captureWarnings(True)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are no text
     try:
         report, code = args.command(args), DONE
     except JobError as error:

@@ -56,7 +56,7 @@ class EventLog:
 
     def __init__(self, path: Path, *listeners: Listener):
         _cut_half_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         self._listeners = listeners
 
     def emit(self, kind: str, **fields: Any) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .data.find import find_files
 from .errors import JobError
 from .job import TrainJob
 from .job_file import load_job
@@ -37,6 +38,13 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", 
 RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
 STOP, PAUSE, CONTINUE, SAVE, SAMPLE = COMMANDS = ("stop", "pause", "continue", "save", "sample")
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt"}
+READ_BY_DATASETS = (
+    "instance_data_dir",
+    "mask_data_dir",
+    "reference_data_dir",
+    "wildcards_dir",
+    "caption_table",
+)  # of DatasetSpec
 
 
 log = logging.getLogger(__name__)
@@ -171,8 +179,8 @@ def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
     """The folder that belongs to this job over this data and these LoRAs to start from, below `out_dir`; nothing is created."""
     digest = hashlib.sha256(job.model_dump_json(exclude={"metadata"}).encode())
     for dataset in job.datasets:
-        for folder in filter(None, (dataset.instance_data_dir, dataset.mask_data_dir)):
-            digest.update(dataset_digest(Path(folder.strip()).expanduser()).encode())
+        if not dataset.disabled:
+            digest.update(dataset_digest(*(getattr(dataset, field) for field in READ_BY_DATASETS)).encode())
     for file in filter(None, (job.lora.init_lora, job.base.assistant_lora_path)):
         path = Path(file.strip()).expanduser()
         stat = path.stat() if path.is_file() else None
@@ -180,21 +188,29 @@ def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
     return RunDir(out_dir / f"{job.name}-{digest.hexdigest()[:10]}")
 
 
-def dataset_digest(folder: Path) -> str:
-    """Changes when a picture or caption below the folder is added, removed, renamed, resized or touched."""
+def dataset_digest(*places: str | Path) -> str:
+    """Changes when a picture or text in these folders, or a file given itself, is added, removed, renamed, resized or touched.
+
+    An empty place is none.
+    """
     digest = hashlib.sha256()
-    for path in files_below(folder, DIGESTED_SUFFIXES):
-        stat = path.stat()
-        digest.update(f"{path.relative_to(folder).as_posix()}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    for number, place in enumerate(places):
+        if not (given := str(place).strip()):
+            continue
+        path = Path(given).expanduser()
+        digest.update(f"{number}|{'folder' if path.is_dir() else 'file' if path.is_file() else 'missing'}\n".encode())
+        if path.is_dir():
+            lines = (f"{file.name}|{file.stamp[0]}|{file.stamp[1]}\n" for file in find_files(path, DIGESTED_SUFFIXES).files)
+            digest.update("".join(lines).encode("utf-8", "surrogatepass"))
+        elif path.is_file():
+            stat = path.stat()
+            digest.update(f"{stat.st_size}|{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
 def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """Files with one of these suffixes below the folder, sorted by their path; hidden ones are left out."""
-    suffixes = frozenset(suffixes)
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-    visible = (p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return sorted(visible, key=lambda path: path.relative_to(folder).as_posix())
+    return [file.path for file in find_files(folder, suffixes).files]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -209,7 +225,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:

@@ -122,6 +122,8 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     for dataset_id, path, reason in index.rejected:
         log.warning("dataset %r: %s is left out: %s", dataset_id, path, reason)
     samples = tuple(sample for sample in index.samples if sample.dataset_id not in eval_ids)
+    if not samples:
+        raise JobError("every dataset to train on is disabled; switch one on")
     if all(sample.is_regularisation for sample in samples):
         raise JobError("every dataset has is_regularisation_data, so the adapter would learn nothing; add pictures to train on")
     num_steps = count_steps(job, samples)

@@ -1,28 +1,46 @@
 """The index: every picture of the job with its captions, facts and buckets, known before anything heavy is loaded.
 
 A file that cannot be trained on is left out and named with the reason; what the user must decide (no caption, no folder) is
-one error that lists it all. Needs no torch, so ComfyUI's DatasetBucket shows the same buckets that the run will use.
+one error that lists it all. There may be a hundred thousand pictures: each file is looked at once, for all datasets and
+resolutions together, and what samples have in common (facts, buckets, views, captions) they share. Needs no torch, so
+ComfyUI's DatasetBucket shows the same buckets that the run will use.
 """
 
+import gc
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from ..errors import JobError
 from ..flux.flavours import Flavour
-from ..run_dir import PICTURE_SUFFIXES, files_below
+from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
-from .captions import caption_reader
+from .captions import CaptionReader, caption_reader
 from .crops import place
-from .facts import look_at
+from .facts import MEND
+from .file_memory import Learned, Progress, learn
+from .find import Found, LeftOut, as_text, find_files, subset, words_of
 from .masks import Mask, find_masks, mask_folder
-from .references import ReferenceFile, find_references, look_at_reference, place_reference, reference_folder
+from .references import ReferenceFile, check_reference, find_references, place_reference, reference_folder
 from .sample import Facts, Index, Reject, Rejected, Sample
 from .upright import check_mask
 
 MAX_LISTED = 10
 
-Progress = Callable[[int, int], None]
+Shared = TypeVar("Shared", bound=Hashable)
+
+
+class Source(NamedTuple):
+    """A dataset's files, before any was opened, and where their captions, masks and references are."""
+
+    spec: DatasetSpec
+    files: list[Found]
+    left_out: list[LeftOut]
+    captions_of: CaptionReader
+    masks: Mapping[Path, Mask]
+    references: Mapping[Path, Found]
 
 
 def index_datasets(
@@ -35,34 +53,30 @@ def index_datasets(
 
     What was learned of each file is kept below `cache_dir`, if given, for the next time.
     """
+    problems: list[str] = []
+    sources: list[Source] = []
+    with _uncollected():
+        for spec in datasets:
+            if not spec.disabled:
+                try:
+                    sources.append(open_source(spec))
+                except JobError as error:
+                    problems.append(str(error))
+    learned = learn([file for one in sources for file in (*one.files, *one.references.values())], cache_dir, progress)
     samples: list[Sample] = []
     rejected: list[Rejected] = []
-    problems: list[str] = []
-    for spec in datasets:
-        if spec.disabled:
-            continue
-        try:
-            folder, pictures = _pictures(spec)
-            masks, captions_of = find_masks(spec, folder, pictures), caption_reader(spec, folder)
-            references = find_references(spec, folder, pictures)
-        except JobError as error:
-            problems.append(str(error))
-            continue
-        before = len(samples)
-        for path in pictures:
-            try:
-                facts, captions = look_at(path), captions_of(path)
-                if (mask := masks.get(path)) is not None:
-                    check_mask(mask.path, path)
-                reference = look_at_reference(references[path], path, facts, spec) if references else None
-                samples += _in_each_resolution(path, facts, captions, mask, reference, spec, flavour)
-            except Reject as reason:
-                rejected.append(Rejected(spec.id, path, str(reason)))
-            except JobError as error:
-                problems.append(str(error))
-        if len(samples) == before and not problems:
-            reasons = "; ".join(dict.fromkeys(entry.reason for entry in rejected if entry.dataset_id == spec.id))
-            problems.append(f"dataset {spec.id!r}: none of its {len(pictures)} pictures can be trained on: {reasons}")
+    shared = Pool()
+    for source in sources:
+        with _uncollected():
+            taken, refused, undecided = _samples_of(source, learned, flavour, shared)
+        samples += taken
+        rejected += refused
+        problems += undecided
+        if not (taken or undecided):
+            reasons = "; ".join(list(dict.fromkeys(entry.reason for entry in refused))[:MAX_LISTED])
+            problems.append(
+                f"dataset {source.spec.id!r}: none of its {len(source.files)} pictures can be trained on: {reasons}"
+            )
     if problems:
         more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
         raise JobError("\n".join(problems[:MAX_LISTED] + more))
@@ -75,6 +89,80 @@ def count_buckets(samples: Iterable[Sample]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
+def open_source(spec: DatasetSpec) -> Source:
+    """What a dataset is made of, by its names alone; JobError where there is nothing."""
+    folder = Path(spec.instance_data_dir.strip()).expanduser()
+    others = {"mask": mask_folder(spec), "reference": reference_folder(spec)}
+    if not folder.is_dir():
+        raise JobError(f"dataset {spec.id!r}: there is no folder {folder.absolute()}")
+    for kind, other in others.items():
+        if other is not None and other.resolve() == folder.resolve():
+            raise JobError(
+                f"dataset {spec.id!r}: {kind}_data_dir is the folder of the pictures; put the {kind}s into one of their own"
+            )
+    files, left_out = find_files(folder, PICTURE_SUFFIXES, without=filter(None, others.values()))
+    if not files:
+        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
+        odd = "".join(f"; {entry.path} {entry.reason}" for entry in left_out[:MAX_LISTED])
+        raise JobError(f"dataset {spec.id!r}: no pictures in {folder.absolute()}; put some there ({kinds}){odd}")
+    if spec.max_num_samples:
+        files = subset(files, spec.max_num_samples, spec.id)
+    pictures = [file.path for file in files]
+    masks, references = find_masks(spec, folder, pictures), find_references(spec, folder, pictures)
+    return Source(spec, files, left_out, caption_reader(spec, folder), masks, references)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles, of which records have none; over so many new objects it takes a second and more."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class Pool:
+    """Keeps one of equal things, so that a hundred thousand samples do not hold as many copies of a bucket."""
+
+    def __init__(self) -> None:
+        self._things: dict[Hashable, Hashable] = {}
+
+    def one(self, thing: Shared) -> Shared:
+        return self._things.setdefault(thing, thing)
+
+
+def _samples_of(
+    source: Source, learned: Learned, flavour: Flavour, shared: Pool
+) -> tuple[list[Sample], list[Rejected], list[str]]:
+    """The samples of a dataset, the files that are left out, and what the user must decide."""
+    spec = source.spec
+    samples: list[Sample] = []
+    rejected = [Rejected(spec.id, path, f"{reason}; {MEND}") for path, reason in source.left_out]
+    undecided: list[str] = []
+    for file in source.files:
+        told = learned[file.place]
+        try:
+            if isinstance(told, str):
+                raise Reject(told)
+            captions = tuple(map(as_text, source.captions_of(file.path)))
+            if (mask := source.masks.get(file.path)) is not None:
+                check_mask(mask.path, file.path)
+            reference = None
+            if (own := source.references.get(file.path)) is not None:
+                reference = check_reference(own.path, learned[own.place], file.path, told, spec)
+            samples += _in_each_resolution(file.path, told, shared.one(captions), mask, reference, spec, flavour, shared)
+        except Reject as reason:
+            rejected.append(Rejected(spec.id, file.path, str(reason)))
+        except JobError as error:
+            undecided.append(str(error))
+        except OSError as error:  # a caption that is a folder, say, or may not be read
+            rejected.append(Rejected(spec.id, file.path, f"its caption cannot be read: {error.filename} {words_of(error)}"))
+    return samples, rejected, undecided
+
+
 def _in_each_resolution(
     path: Path,
     facts: Facts,
@@ -83,6 +171,7 @@ def _in_each_resolution(
     reference: ReferenceFile | None,
     spec: DatasetSpec,
     flavour: Flavour,
+    shared: Pool,
 ) -> list[Sample]:
     """The samples that one picture makes; Reject where the spec leaves it out."""
     samples = []
@@ -94,8 +183,8 @@ def _in_each_resolution(
                 path,
                 captions,
                 facts,
-                bucket,
-                views,
+                shared.one(bucket),
+                shared.one(views),
                 passes=1 + spec.repeats,
                 mask=mask,
                 reference=reference and place_reference(reference, spec, resolution, flavour.grid, bucket, views),
@@ -104,26 +193,3 @@ def _in_each_resolution(
             )
         )
     return samples
-
-
-def _pictures(spec: DatasetSpec) -> tuple[Path, list[Path]]:
-    """The folder of a dataset and the pictures in it, which masks and references further down are not; JobError where there
-    are none."""
-    folder = Path(spec.instance_data_dir.strip()).expanduser()
-    others = {"mask": mask_folder(spec), "reference": reference_folder(spec)}
-    if not folder.is_dir():
-        raise JobError(f"dataset {spec.id!r}: there is no folder {folder.absolute()}")
-    pictures = files_below(folder, PICTURE_SUFFIXES)
-    for kind, other in others.items():
-        if other is None:
-            continue
-        if other.resolve() == folder.resolve():
-            raise JobError(
-                f"dataset {spec.id!r}: {kind}_data_dir is the folder of the pictures; put the {kind}s into one of their own"
-            )
-        if folder.resolve() in other.resolve().parents:
-            pictures = [path for path in pictures if other.resolve() not in path.resolve().parents]
-    if not pictures:
-        kinds = ", ".join(sorted(PICTURE_SUFFIXES))
-        raise JobError(f"dataset {spec.id!r}: no pictures in {folder.absolute()}; put some there ({kinds})")
-    return folder, pictures

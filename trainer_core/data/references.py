@@ -9,15 +9,15 @@ Needs no torch, so that the index of a dataset can be shown before anything heav
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from ..errors import JobError
-from ..run_dir import PICTURE_SUFFIXES, files_below
+from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
 from .buckets import Bucket, Fit
 from .crops import place
-from .facts import look_at
+from .find import Found, find_files
 from .sample import Facts, Reference, Reject
 from .upright import same_shape
 
@@ -48,7 +48,7 @@ def reference_folder(spec: DatasetSpec) -> Path | None:
     return Path(given).expanduser() if given else None
 
 
-def find_references(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
+def find_references(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -> dict[Path, Found]:
     """The reference of each picture below `folder`; JobError names the first that have none, or two. Else empty."""
     references_dir = reference_folder(spec)
     if references_dir is None:
@@ -56,34 +56,31 @@ def find_references(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -
     there = references_dir.absolute()
     if not references_dir.is_dir():
         raise JobError(f"dataset {spec.id!r}: there is no folder {there} with references; correct reference_data_dir")
-    by_name: dict[Path, list[Path]] = defaultdict(list)
-    for path in files_below(references_dir, PICTURE_SUFFIXES):
-        by_name[path.relative_to(references_dir).with_suffix("")].append(path)
-    found = {picture: by_name.get(picture.relative_to(folder).with_suffix(""), []) for picture in pictures}
-    missing = [str(picture) for picture, paths in found.items() if not paths]
+    by_name: dict[str, list[Found]] = defaultdict(list)
+    for file in find_files(references_dir, PICTURE_SUFFIXES).files:
+        by_name[PurePosixPath(file.name).with_suffix("").as_posix()].append(file)
+    found = {picture: by_name.get(picture.relative_to(folder).with_suffix("").as_posix(), []) for picture in pictures}
+    missing = [str(picture) for picture, files in found.items() if not files]
     if missing:
         more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
         raise JobError(
             f"dataset {spec.id!r}: no reference in {there} for {', '.join(missing[:MAX_NAMED])}{more}; add what each of them "
             "starts from, or put them into a dataset without reference_data_dir"
         )
-    for picture, paths in found.items():
-        if len(paths) > 1:
-            raise JobError(
-                f"dataset {spec.id!r}: {' and '.join(map(str, paths))} are references of one picture, {picture}; leave one"
-            )
-    return {picture: paths[0] for picture, paths in found.items()}
+    for picture, files in found.items():
+        if len(files) > 1:
+            both = " and ".join(str(file.path) for file in files)
+            raise JobError(f"dataset {spec.id!r}: {both} are references of one picture, {picture}; leave one")
+    return {picture: files[0] for picture, files in found.items()}
 
 
-def look_at_reference(path: Path, picture: Path, facts: Facts, spec: DatasetSpec) -> ReferenceFile:
-    """The reference of this picture, whose facts these are.
+def check_reference(path: Path, own: Facts | str, picture: Path, facts: Facts, spec: DatasetSpec) -> ReferenceFile:
+    """The reference of this picture, with `own` facts, or the reason why it has none.
 
     Reject where its file cannot be read; JobError where it is to lie over its picture but has another shape.
     """
-    try:
-        own = look_at(path)
-    except Reject as reason:
-        raise Reject(f"its reference cannot be used: {reason}") from None
+    if isinstance(own, str):
+        raise Reject(f"its reference {path} {own}")
     size, picture_size = ((one.width, one.height) for one in (own, facts))
     if spec.reference_geometry == "strict" and not same_shape(size, picture_size):
         raise JobError(
