@@ -18,7 +18,7 @@ from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.cli import main
 from trainer_core.context import RunContext
-from trainer_core.data.encode import Caches, encode_captions, encode_masks, encode_pictures
+from trainer_core.data.encode import Caches, encode_captions, encode_masks, encode_pictures, open_caches, pictures_of
 from trainer_core.data.sample import Sample
 from trainer_core.events import EventLog
 from trainer_core.flux.files import PICO_FILES, ModelFiles
@@ -101,10 +101,26 @@ def silent(done: int, total: int) -> None:
 
 def encoded(samples: Sequence[Sample], cache: Path) -> Caches:
     """These samples with their captions and masks, through pico's encoders in float32."""
-    latents = encode_pictures(samples, PICO_FILES.vae, cache, CPU, silent)
+    caches = opened(samples, cache)
+    encode_pictures(caches, samples, PICO_FILES.vae, CPU, silent)
     captions = ["", *(caption for sample in samples for caption in sample.captions)]
-    texts = encode_captions(captions, PICO_FILES, FLAVOURS["pico"], cache, EncoderFormat(torch.float32), CPU, silent)
-    return Caches(latents, texts, encode_masks(samples, cache, silent))
+    encode_captions(caches, captions, PICO_FILES, FLAVOURS["pico"], EncoderFormat(torch.float32), CPU, silent)
+    encode_masks(caches, samples, silent)
+    return caches
+
+
+def opened(samples: Sequence[Sample], cache: Path) -> Caches:
+    """The caches for these samples as they are on disk, for pico's encoders in float32."""
+    return open_caches(cache, samples, PICO_FILES, FLAVOURS["pico"], EncoderFormat(torch.float32))
+
+
+def poison_latents(samples: Sequence[Sample], cache: Path) -> None:
+    """Every latent of these becomes NaN, under its own name."""
+    caches = opened(samples, cache)
+    with caches.latents.writer() as writer:
+        for picture in pictures_of(samples):
+            name = caches.latent_name(picture)
+            writer.add(name, {"latent": torch.full_like(caches.latents.read(name)["latent"], float("nan"))})
 
 
 def run_in_process(

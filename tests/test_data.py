@@ -9,13 +9,10 @@ from PIL import Image
 from support import encoded, job_data, make_pictures, run_in_process
 from trainer_core.data.batches import BatchPlan, Visit, batches_per_epoch, read_batch
 from trainer_core.data.buckets import Bucket, fit_centre
-from trainer_core.data.cache import entry_path, read_entry, write_entry
 from trainer_core.data.captions import decode
-from trainer_core.data.encode import encode_pictures
 from trainer_core.data.images import apply_fit, load_rgb, to_image, to_tensor
 from trainer_core.data.index import count_buckets, index_datasets
 from trainer_core.errors import JobError
-from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import dataset_digest
@@ -101,31 +98,6 @@ def test_the_dataset_digest_sees_a_changed_caption(tmp_path):
     assert dataset_digest(tmp_path) == first
     (tmp_path / "ball_1.txt").write_text("another caption")
     assert dataset_digest(tmp_path) != first
-
-
-def test_cache_entries_are_named_by_all_that_made_them(tmp_path):
-    assert entry_path(tmp_path, "latents", "a", "b") == entry_path(tmp_path, "latents", "a", "b")
-    assert entry_path(tmp_path, "latents", "a", "b") != entry_path(tmp_path, "latents", "ab", "")
-    path = entry_path(tmp_path, "latents", "a")
-    write_entry(path, {"latent": torch.arange(4.0)})
-    assert torch.equal(read_entry(path)["latent"], torch.arange(4.0))
-
-
-def test_only_what_changed_is_encoded_again(tmp_path):
-    folder = make_pictures(tmp_path / "pictures", 4)
-    calls = []
-
-    def encode():
-        calls.clear()
-        return encode_pictures(index(folder), PICO_FILES.vae, tmp_path / "cache", CPU, lambda done, total: calls.append(done))
-
-    first = list(encode().values())
-    assert calls == [0, 1, 2, 3, 4]
-    assert list(encode().values()) == first and calls == [4]
-    Image.new("RGB", (96, 96), "green").save(folder / "ball_0.png")
-    second = list(encode().values())
-    assert calls == [3, 4] and second[0] != first[0] and second[1:] == first[1:]
-    assert read_entry(first[1])["latent"].shape == (16, 6, 10)
 
 
 def plan(pictures, cache, **fields) -> BatchPlan:

@@ -8,7 +8,6 @@ import torch
 from support import encoded, job_data, make_pictures, run_in_process
 from trainer_core import flow
 from trainer_core.data.buckets import Bucket
-from trainer_core.data.cache import read_entry
 from trainer_core.data.sample import Facts, Sample
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
@@ -44,15 +43,13 @@ def test_a_held_out_loss_is_the_mean_over_fixed_noise_and_noise_levels(tmp_path,
     result = run_in_process(parse_job(data), tmp_path / "runs", cache)
     setup = prepare(parse_job(data))
     sample = setup.eval_samples[0]
-    entries = list((cache / "latents").rglob("*.safetensors"))
+    caches = encoded(setup.eval_samples, cache)
     base = load_transformer(PICO_FILES.transformer, torch.float32, torch.device("cpu"))
     expected = []
-    for entry in entries:
-        latent = read_entry(entry)["latent"].unsqueeze(0)
-        if latent.shape[2:] != (sample.bucket.height // 8, sample.bucket.width // 8):
-            continue
+    for held_out in setup.eval_samples:
+        latent = caches.latent(held_out).unsqueeze(0)
         noise = torch.randn(latent.shape, generator=generator(0, 0, sample.path.name))
-        caption = caption_entry(cache, setup, sample)
+        caption = caches.text(held_out.caption)
         losses = {}
         for sigma in (0.25, 0.75):
             told = torch.tensor([sigma])
@@ -64,11 +61,6 @@ def test_a_held_out_loss_is_the_mean_over_fixed_noise_and_noise_levels(tmp_path,
     found = result["evaluations"][0]["by_dataset"]["held-out"]
     assert any(found == pytest.approx(losses, rel=1e-4) for losses in expected)
     assert result["evaluations"][0]["loss"] == pytest.approx(sum(found.values()) / 2)
-
-
-def caption_entry(cache: Path, setup, sample: Sample) -> dict:
-    """The cached caption of a sample: what a run over the filled cache would read."""
-    return encoded([sample], cache).text(sample.caption)
 
 
 def test_the_choice_is_even_over_each_dataset():

@@ -8,11 +8,10 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from support import encoded, job_data, run_in_process, silent
+from support import encoded, job_data, opened, run_in_process, silent
 from trainer_core import flow, tread
 from trainer_core.data.batches import Visit, read_batch
-from trainer_core.data.cache import read_entry
-from trainer_core.data.encode import encode_masks
+from trainer_core.data.encode import Caches, encode_masks
 from trainer_core.data.images import apply_fit, load_rgb, to_cells
 from trainer_core.data.index import index_datasets
 from trainer_core.data.sample import Sample
@@ -51,8 +50,15 @@ def index(pictures: Path, masks: Path, **fields) -> list[Sample]:
     return list(index_datasets((spec,), FLAVOURS["pico"]).samples)
 
 
+def with_masks(samples: list[Sample], cache: Path) -> Caches:
+    caches = opened(samples, cache)
+    encode_masks(caches, samples, silent)
+    return caches
+
+
 def cells(samples: list[Sample], cache: Path) -> list[torch.Tensor]:
-    return [read_entry(path)["mask"] for path in encode_masks(samples, cache, silent).values()]
+    caches = with_masks(samples, cache)
+    return [caches.mask(sample, view) for sample in samples for view in range(len(sample.views))]
 
 
 # Which mask belongs to which picture
@@ -175,12 +181,13 @@ def test_cells_are_averages():
 def test_masks_are_cached_by_what_made_them(tmp_path, pictures):
     masks = masks_for(pictures, tmp_path / "masks", left_half)
     samples = index(pictures, masks)
-    first = encode_masks(samples, tmp_path, silent)
-    written = {path: path.stat().st_mtime_ns for path in first.values()}
+    first = with_masks(samples, tmp_path)
     Image.new("L", (96, 96), 255).save(masks / "ball_0.png")
-    second = encode_masks(samples, tmp_path, silent)
-    assert [one == other for one, other in zip(first.values(), second.values(), strict=True)] == [False, *[True] * 5]
-    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    second = opened(samples, tmp_path)
+    assert [second.mask_name(sample, 0) in second.masks for sample in samples] == [False, *[True] * 5]
+    encode_masks(second, samples, silent)
+    assert [torch.equal(first.mask(sample), second.mask(sample)) for sample in samples] == [False, *[True] * 5]
+    assert len(list((tmp_path / "masks").glob("shard-*"))) == 2
 
 
 @pytest.mark.parametrize("background", [0.0, 0.1])
@@ -191,14 +198,14 @@ def test_a_mask_that_leaves_nothing_is_named(tmp_path, caplog, background):
     fields = {"mask_background_weight": background}
     for _ in range(2):  # the second time from the cache
         caplog.clear()
-        encode_masks(index(tmp_path, tmp_path / "masks", **fields), tmp_path / "cache", silent)
+        with_masks(index(tmp_path, tmp_path / "masks", **fields), tmp_path / "cache")
         assert ("a.png is black wherever its picture is trained on" in caplog.text) == (background == 0)
     normalised = index(tmp_path, tmp_path / "masks", mask_normalise_area=True, **fields)
     if background:
-        assert encode_masks(normalised, tmp_path / "cache", silent)
+        assert not with_masks(normalised, tmp_path / "cache").mask(normalised[0]).any()
     else:
         with pytest.raises(JobError, match=r"a\.png is black .*mask_normalise_area has nothing to divide by; paint it"):
-            encode_masks(normalised, tmp_path / "cache", silent)
+            with_masks(normalised, tmp_path / "cache")
 
 
 # What it does to the loss

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 from transformers import CLIPTextModel, T5EncoderModel
 
-from support import job_data, run_in_process
+from support import job_data, opened, run_in_process
 from trainer_core.context import RunContext
 from trainer_core.data.encode import CAPTIONS_AT_ONCE, encode_captions
 from trainer_core.events import EventLog
@@ -54,11 +54,12 @@ def test_each_phase_has_given_back_its_encoder_when_the_next_begins(pictures, tm
 def test_offload_during_startup_never_has_both_text_encoders(one_at_a_time, tmp_path):
     captions = [f"a ball {number}" for number in range(2 * CAPTIONS_AT_ONCE)]
     seen = []
-    paths = encode_captions(
+    caches = opened([], tmp_path)
+    encode_captions(
+        caches,
         captions,
         PICO_FILES,
         FLAVOURS["pico"],
-        tmp_path,
         EncoderFormat(torch.float32),
         CPU,
         lambda done, total: seen.append(set(alive())),
@@ -66,7 +67,8 @@ def test_offload_during_startup_never_has_both_text_encoders(one_at_a_time, tmp_
     )
     both = {"CLIPTextModel", "T5EncoderModel"}
     assert (both in seen) is not one_at_a_time
-    assert len({path.read_bytes() for path in paths.values()}) == len(captions)
+    texts = [caches.text(caption)["text"] for caption in captions]
+    assert len({text.numpy().tobytes() for text in texts}) == len(captions)
 
 
 def test_offload_during_startup_is_an_option_of_the_run(pictures, tmp_path):
@@ -96,7 +98,11 @@ def test_vae_enable_tiling_says_that_a_tiny_vae_does_without(caplog):
     assert "vae_enable_tiling has no effect with TAEF1" in caplog.text
 
 
-def test_vae_enable_slicing_says_that_it_has_no_effect(pictures, caplog):
+def test_vae_enable_slicing_says_that_it_has_no_effect_on_single_pictures(pictures, caplog):
     with caplog.at_level(logging.WARNING):
         prepare(parse_job(job_data(pictures, base={"vae_enable_slicing": True})))
-    assert "vae_enable_slicing has no effect: pictures go through the VAE one at a time already" in caplog.text
+    assert "vae_enable_slicing has no effect: with vae_batch_size 1 pictures go through the VAE one at a time" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        prepare(parse_job(job_data(pictures, base={"vae_enable_slicing": True, "vae_batch_size": 2})))
+    assert "vae_enable_slicing" not in caplog.text

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from support import ROOT, Command, job_data, make_pictures, run_in_process
+from support import ROOT, Command, job_data, make_pictures, poison_latents, run_in_process
 from trainer_core.checkpoint import restore_latest
-from trainer_core.data.cache import read_entry, write_entry
 from trainer_core.errors import JobError, StopRequested
 from trainer_core.events import FIELDS, EventReader
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import RunDir, run_dir_for
+from trainer_core.setup import prepare
 
 
 def events_of(run_dir: Path) -> list[dict]:
@@ -166,8 +166,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, pictur
 def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path, pictures):
     job = parse_job(job_data(pictures, training={"checkpoint_step_interval": 1}))
     run_in_process(job, tmp_path / "clean", tmp_path / "cache")
-    for entry in (tmp_path / "cache" / "latents").rglob("*.safetensors"):
-        write_entry(entry, {"latent": torch.full_like(read_entry(entry)["latent"], float("nan"))})
+    poison_latents(prepare(job).samples, tmp_path / "cache")
     with pytest.raises(JobError, match=r"(?s)step 1: the loss \(nan\).*were not touched.*ball_.*at sigma 0\.\d+: loss nan"):
         run_in_process(job, tmp_path / "poisoned", tmp_path / "cache")
     assert not run_dir_for(job, tmp_path / "poisoned").checkpoints_dir.exists()

@@ -14,7 +14,7 @@ from typing import Any
 
 FIELDS: dict[str, frozenset[str]] = {
     "started": frozenset({"run_id", "pid", "resumed_from", "steps"}),
-    "phase": frozenset({"phase", "done", "total"}),
+    "phase": frozenset({"phase", "done", "total", "per_second", "seconds_left"}),
     "warning": frozenset({"message"}),
     "dataset": frozenset({"pictures", "buckets"}),
     "adapter": frozenset({"modules", "parameters"}),
@@ -45,7 +45,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "done": frozenset({"step", "lora", "seconds"}),
 }
 
-PHASES = ("encode pictures", "encode captions", "encode masks", "load", "sample", "evaluate", "train", "save")
+PHASES = ("check cache", "encode pictures", "encode captions", "encode masks", "load", "sample", "evaluate", "train", "save")
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -58,6 +58,7 @@ class EventLog:
         _cut_half_line(path)
         self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         self._listeners = listeners
+        self._pace = Pace()
 
     def emit(self, kind: str, **fields: Any) -> None:
         assert fields.keys() == FIELDS[kind], f"event {kind!r} wants {sorted(FIELDS[kind])}, got {sorted(fields)}"
@@ -70,10 +71,29 @@ class EventLog:
     def phase(self, phase: str, done: int, total: int) -> None:
         """Progress of one of PHASES, in items."""
         assert phase in PHASES, phase
-        self.emit("phase", phase=phase, done=done, total=total)
+        per_second = self._pace.of(phase, done, time.monotonic())
+        seconds_left = round((total - done) / per_second, 1) if per_second else None
+        self.emit("phase", phase=phase, done=done, total=total, per_second=per_second, seconds_left=seconds_left)
 
     def close(self) -> None:
         self._file.close()
+
+
+class Pace:
+    """How fast a phase goes, from when its first new item was begun: what was done before, and loading, does not count."""
+
+    def __init__(self) -> None:
+        self._phase, self._first, self._last, self._since = "", 0, 0, 0.0
+
+    def of(self, phase: str, done: int, now: float) -> float | None:
+        """Items a second so far; None while none is done. `now` in seconds."""
+        if phase != self._phase or done < self._last:
+            self._phase, self._first = phase, done
+        self._last = done
+        if done == self._first:
+            self._since = now
+        passed = now - self._since
+        return round((done - self._first) / passed, 3) if done > self._first and passed > 0 else None
 
 
 def _cut_half_line(path: Path) -> None:

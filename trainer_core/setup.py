@@ -162,8 +162,8 @@ def check_memory_options(job: TrainJob, shape: FluxShape) -> None:
         raise JobError(
             f"base.blocks_to_swap is {job.base.blocks_to_swap}, but this base has {num_blocks} blocks; give at most that"
         )
-    if job.base.vae_enable_slicing:
-        log.warning("base.vae_enable_slicing has no effect: pictures go through the VAE one at a time already")
+    if job.base.vae_enable_slicing and job.base.vae_batch_size == 1:
+        log.warning("base.vae_enable_slicing has no effect: with vae_batch_size 1 pictures go through the VAE one at a time")
 
 
 def read_initial(job: TrainJob, shape: FluxShape) -> tuple[dict[str, AdaptedModule], dict[str, Parts]]:

@@ -4,6 +4,7 @@ Everything that a stage needs from an earlier one is a value in its arguments. A
 newest checkpoint, and since everything random is a function of the step, it ends as if nothing had happened.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from .adapter.dropout import find_dropouts
 from .context import RunContext
 from .data.batches import BatchPlan
-from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
+from .data.cache_limit import GB, make_room
+from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures, open_caches
 from .data.index import count_buckets
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
@@ -33,6 +35,7 @@ from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
+REPORT_SECONDS = 0.1  # between two events of progress while the caches are filled
 
 
 def run(setup: Setup, context: RunContext) -> dict[str, Any]:
@@ -83,30 +86,53 @@ def open_run(setup: Setup, context: RunContext) -> None:
 
 def fill_caches(setup: Setup, context: RunContext) -> Caches:
     """Every picture and every caption encoded, on disk; the encoders are freed again on return."""
-
-    def progress(phase: str) -> Progress:
-        def report(done: int, total: int) -> None:
-            context.events.phase(phase, done, total)
-            context.stop_if_wanted(0)
-
-        return report
-
+    base, limit = setup.job.base, setup.job.training.cache_size_limit * GB
     samples = (*setup.samples, *setup.eval_samples)
-    base, report = setup.job.base, progress("encode pictures")
-    latents = encode_pictures(samples, setup.files.vae, context.cache_dir, setup.device, report, tiled=base.vae_enable_tiling)
     captions = [caption for sample in samples for caption in sample.captions]
     captions += [*setup.prompts, setup.job.validation.validation_negative_prompt, ""]
-    texts = encode_captions(
-        list(dict.fromkeys(captions)),
+    tiled = base.vae_enable_tiling
+    caches = open_caches(context.cache_dir, samples, setup.files, setup.flavour, setup.encoding, tiled=tiled)
+    caches.check(samples, captions, _filling(context, "check cache"))
+    if limit:
+        make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
+    encode_pictures(
+        caches,
+        samples,
+        setup.files.vae,
+        setup.device,
+        _filling(context, "encode pictures"),
+        tiled=tiled,
+        sliced=base.vae_enable_slicing,
+        batch_size=base.vae_batch_size,
+    )
+    encode_captions(
+        caches,
+        captions,
         setup.files,
         setup.flavour,
-        context.cache_dir,
         setup.encoding,
         setup.device,
-        progress("encode captions"),
+        _filling(context, "encode captions"),
         one_at_a_time=base.offload_during_startup,
     )
-    return Caches(latents, texts, encode_masks(setup.samples, context.cache_dir, progress("encode masks")))
+    encode_masks(caches, setup.samples, _filling(context, "encode masks"))
+    if limit:
+        make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
+    return caches
+
+
+def _filling(context: RunContext, phase: str) -> Progress:
+    """Reports this phase, not more often than anyone can see, and obeys a wish to stop each time."""
+    last = -math.inf
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= REPORT_SECONDS or done == total:
+            context.events.phase(phase, done, total)
+            last = time.monotonic()
+        context.stop_if_wanted(0)
+
+    return report
 
 
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
