@@ -10,7 +10,7 @@ import pytest
 from support import ROOT
 
 CODE = sorted(path for folder in ("trainer_core", "nodes", "tools") for path in (ROOT / folder).rglob("*.py"))
-WITH_TORCH = {"batches", "cache", "encode", "images", "loader", "too_long"}  # of trainer_core/data
+WITH_TORCH = {"batches", "cache", "encode", "images", "loader", "order", "too_long"}  # of trainer_core/data
 LIGHT = {
     "job",
     "specs",

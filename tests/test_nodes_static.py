@@ -16,7 +16,7 @@ NODES_DIR = PACK_ROOT / "nodes"
 NODE_FILES = sorted(NODES_DIR.glob("*.py"))
 LIGHT = {"PIL", "annotated_types", "comfy_api", "filelock", "folder_paths", "numpy", "pydantic"} | sys.stdlib_module_names
 DATA_DIR = PACK_ROOT / "trainer_core" / "data"
-WITH_TORCH = {"batches", "cache", "encode", "images", "loader", "too_long"}
+WITH_TORCH = {"batches", "cache", "encode", "images", "loader", "order", "too_long"}
 CONTRACT = {
     "trainer_core",
     "trainer_core.data",

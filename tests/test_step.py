@@ -26,12 +26,14 @@ def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pict
     objective, clip = Objective(setup.job.flow, torch.float32, 0), make_clip(setup.job.optimizer)
     optimizer, router = make_optimizer(setup.job.optimizer, parameters.values(), 0), TokenRouter(transformer, setup.spans)
     update = Update(optimizer, clip)
-    first, last = (train_step(transformer, update, plan, objective, router, (), step=step, accumulation=2) for step in (2, 3))
+    first, last = (
+        train_step(transformer, update, plan.batch, objective, router, (), step=step, accumulation=2) for step in (2, 3)
+    )
     batches = [plan.batch(number) for number in (4, 5)]
     assert first.names == tuple(name for batch in batches for name in batch.names) and len(first.names) == 4
     drawn = [objective.draw(batch.latent_BCHW, 2, position).sigma_B for position, batch in zip((0, 2), batches, strict=True)]
     assert first.sigmas == tuple(torch.cat(drawn).tolist())
-    assert abs(sum(first.losses) / 4 - first.loss) < 1e-6 and first.grad_norm > 0 and 0 < first.data_seconds < 10
+    assert abs(sum(first.losses) / 4 - first.loss) < 1e-6 and first.grad_norm > 0
     counts = [batch.num_tokens for batch in batches]
     assert first.tokens == sum(2 * count for count in counts)
     assert first.dropped == (sum(2 * round(count * 0.5) for count in counts), sum(2 * round(count * 0.25) for count in counts))

@@ -84,7 +84,7 @@ def _ask(args: argparse.Namespace) -> Report:
 
 
 def _check(args: argparse.Namespace) -> Report:
-    from .data.batches import batches_per_epoch
+    from .course import order_of
     from .data.index import count_buckets
     from .plan.chart import draw_plan
     from .plan.plan import describe, make_plan
@@ -96,7 +96,7 @@ def _check(args: argparse.Namespace) -> Report:
     plan = make_plan(setup, seconds_per_step=seconds_per_step(setup) if args.probe else None)
     if args.chart:
         draw_plan(args.chart, plan)
-    batches = batches_per_epoch(setup.samples, job.training.train_batch_size)
+    batches = setup.num_steps * job.training.gradient_accumulation_steps
     run_dir = run_dir_for(job, args.out)
     return {
         "run_dir": str(run_dir.root.absolute()),
@@ -105,7 +105,7 @@ def _check(args: argparse.Namespace) -> Report:
         "pictures": len(setup.samples),
         "buckets": count_buckets(setup.samples),
         "steps": setup.num_steps,
-        "epochs": round(setup.num_steps * job.training.gradient_accumulation_steps / batches, 2),
+        "epochs": round(order_of(job, setup.samples).epochs(batches), 2),
         "routes": [f"{span.ratio:.0%} of the image tokens skip layers {span.first} to {span.last}" for span in setup.spans],
         "adapted_layers": len(setup.modules),
         "trainable_parameters": setup.num_parameters,

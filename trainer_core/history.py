@@ -65,8 +65,8 @@ class History:
         """The lowest evaluation of a trained adapter; the earliest of equals."""
         return min((e for e in self.evaluations if e.step), key=lambda evaluation: evaluation.loss, default=None)
 
-    def add(self, record: StepRecord, seconds: float) -> None:
-        """One more step done, which took so long."""
+    def add(self, record: StepRecord, seconds: float, data_seconds: float) -> None:
+        """One more step done, which took so long, and in it waited so long for its batches."""
         self.losses.append(record.loss)
         sums = self.interval
         sums.steps += 1
@@ -79,7 +79,7 @@ class History:
         sums.tokens += record.tokens
         sums.dropped = [a + b for a, b in zip(sums.dropped or [0] * len(record.dropped), record.dropped, strict=True)]
         sums.seconds += seconds
-        sums.data_seconds += record.data_seconds
+        sums.data_seconds += data_seconds
         self.routes = self.routes or [RouteTotal() for _ in record.dropped]
         for total, dropped in zip(self.routes, record.dropped, strict=True):
             if dropped:

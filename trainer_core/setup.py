@@ -5,9 +5,7 @@ Making a `Setup` reads headers and indexes pictures, no weights, and so finds ev
 """
 
 import logging
-import math
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,9 +16,10 @@ from .adapter.dialects import read_adapter
 from .adapter.initial import initial_factors, initial_parts
 from .adapter.plan import AdaptedModule, AdapterPlan, plan_adapter
 from .adapter.starts import Parts
-from .data.batches import batches_per_epoch
+from .course import check_turns, count_steps, order_of
 from .data.index import Progress, count_buckets, index_datasets
 from .data.sample import Rejected, Sample
+from .data.small_buckets import settle_small_buckets
 from .errors import JobError
 from .flavour_check import check_flavour
 from .flux.attention import check_attention, check_place
@@ -119,6 +118,7 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
         )
     check_memory_options(job, shape)
     index = index_datasets(job.datasets, flavour, cache_dir, progress)
+    index = settle_small_buckets(index, job.datasets, job.training.train_batch_size)
     for dataset_id, path, reason in index.rejected:
         log.warning("dataset %r: %s is left out: %s", dataset_id, path, reason)
     samples = tuple(sample for sample in index.samples if sample.dataset_id not in eval_ids)
@@ -126,7 +126,8 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
         raise JobError("every dataset to train on is disabled; switch one on")
     if all(sample.is_regularisation for sample in samples):
         raise JobError("every dataset has is_regularisation_data, so the adapter would learn nothing; add pictures to train on")
-    num_steps = count_steps(job, samples)
+    num_steps = count_steps(job, order_of(job, samples))
+    check_turns(job, samples, num_steps)
     spans = resolve_routes(job.routes, shape.num_double + shape.num_single, num_steps)
     captions = list(dict.fromkeys(sample.caption for sample in samples))
     prompts = job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images])
@@ -176,15 +177,6 @@ def read_initial(job: TrainJob, shape: FluxShape) -> tuple[dict[str, AdaptedModu
     given, initial = initial_parts(initial_factors(Path(job.lora.init_lora.strip()).expanduser(), shape, job.lora.lora_type))
     log.warning("%d layers start from init_lora, with the rank and alpha that they have in that file", len(given))
     return given, initial
-
-
-def count_steps(job: TrainJob, samples: Sequence[Sample]) -> int:
-    """The run's length in optimiser steps; whole epochs are rounded up to a whole step."""
-    training = job.training
-    if training.max_train_steps:
-        return training.max_train_steps
-    batches = training.num_train_epochs * batches_per_epoch(samples, training.train_batch_size)
-    return math.ceil(batches / training.gradient_accumulation_steps)
 
 
 def pick_device(wish: str) -> torch.device:

@@ -5,7 +5,6 @@ same noisy latent, sigma, guidance and text, and with no tokens left out. That c
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from torch.nn import Parameter
 from . import flow
 from .adapter.dropout import SeededDropout, seed_dropouts
 from .adapter.switch import adapter_off
-from .data.batches import Batch, BatchPlan
+from .data.batches import Batch, ReadBatch
 from .errors import JobError
 from .flux.modulation import Conditions
 from .flux.predict import predict_velocity
@@ -45,7 +44,6 @@ class StepRecord:
     names: tuple[str, ...]
     dropped: tuple[int, ...]  # image tokens that the route left out, of all samples together
     tokens: int  # image tokens in all
-    data_seconds: float
 
 
 class Judged(NamedTuple):
@@ -57,12 +55,12 @@ class Judged(NamedTuple):
     tokens: int
 
 
-def conditions_of(plan: BatchPlan, objective: Objective, steps: range, accumulation: int) -> Iterator[Conditions]:
+def conditions_of(read: ReadBatch, objective: Objective, steps: range, accumulation: int) -> Iterator[Conditions]:
     """What the modulation of each pass of these steps depends on, in the order of the passes."""
     for step in steps:
         first = 0
         for number in range(step * accumulation, (step + 1) * accumulation):
-            batch = plan.batch(number)
+            batch = read(number)
             draw = objective.draw(batch.latent_BCHW, step, first)
             conditions = Conditions(draw.sigma_B, draw.guidance_B, batch.pooled_BP)
             yield conditions
@@ -105,7 +103,7 @@ def flow_loss(
 def train_step(
     transformer: FluxTransformer2DModel,
     update: Update,
-    plan: BatchPlan,
+    read: ReadBatch,
     objective: Objective,
     router: TokenRouter,
     dropouts: Sequence[SeededDropout],
@@ -113,14 +111,12 @@ def train_step(
     step: int,
     accumulation: int,
 ) -> StepRecord:
-    """Optimiser step number `step`, counted from 0.
+    """Optimiser step number `step`, counted from 0, on the batches that `read` gives by their number in the run.
 
     Each sample weighs the same, however the micro-batches divide them, so accumulation equals the large batch. JobError
     before the weights are touched when the loss or the gradient is not finite.
     """
-    began = time.perf_counter()
-    batches = [plan.batch(number) for number in range(step * accumulation, (step + 1) * accumulation)]
-    data_seconds = time.perf_counter() - began
+    batches = [read(number) for number in range(step * accumulation, (step + 1) * accumulation)]
     names = tuple(name for batch in batches for name in batch.names)
     shares, judged, first = [], [], 0
     for batch in batches:
@@ -143,7 +139,6 @@ def train_step(
         names=names,
         dropped=tuple(map(sum, zip(*(outcome.dropped for outcome in judged), strict=True))),
         tokens=sum(outcome.tokens for outcome in judged),
-        data_seconds=data_seconds,
     )
     if not math.isfinite(record.loss + record.grad_norm):
         raise JobError(explain_not_finite(step, record))

@@ -14,10 +14,12 @@ import torch
 
 from .adapter.dropout import find_dropouts
 from .context import RunContext
+from .course import mix_of
 from .data.batches import BatchPlan
 from .data.cache_limit import GB, make_room
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures, open_caches
 from .data.index import count_buckets
+from .data.loader import Loader
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
@@ -34,6 +36,7 @@ from .validation.evaluate import evaluate
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
+BATCHES_AHEAD = 2  # read while a step runs, beside those of the next step
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
 REPORT_SECONDS = 0.1  # between two events of progress while the caches are filled
 
@@ -138,6 +141,7 @@ def _filling(context: RunContext, phase: str) -> Progress:
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
     job, training, history = setup.job, setup.job.training, trainee.history
+    accumulation, first = training.gradient_accumulation_steps, history.step
     objective, update = Objective(job.flow, setup.dtype, training.seed), Update(trainee.optimizer, make_clip(job.optimizer))
     dropouts = find_dropouts(trainee.transformer)
     plan = BatchPlan(
@@ -146,41 +150,42 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         batch_size=training.train_batch_size,
         caption_dropout=job.flow.caption_dropout_probability,
         seed=training.seed,
+        mix=mix_of(job),
     )
     evaluate_if_due(setup, trainee, caches, context)
-    first = history.step
-    for step in range(first, setup.num_steps):
-        obey(setup, trainee, caches, context)
-        began = time.monotonic()
-        learning_rate = learning_rate_at(job.optimizer, step, setup.num_steps)
-        set_learning_rate(trainee.optimizer, learning_rate)
-        if not trainee.transformer.training:  # pictures leave it otherwise; the switch itself walks through every module
-            trainee.transformer.train()
-        with memory_watched(job, f"step {step + 1}"):
-            group = steps_together(step, training.train_batch_size * training.gradient_accumulation_steps)
-            if setup.modulation_on_host and step in (group.start, first):
-                coming = conditions_of(plan, objective, group, training.gradient_accumulation_steps)
-                look_ahead(trainee.transformer, coming, "training")
-            record = train_step(
-                trainee.transformer,
-                update,
-                plan,
-                objective,
-                trainee.router,
-                dropouts,
-                step=step,
-                accumulation=training.gradient_accumulation_steps,
-            )
-        if trainee.ema is not None:
-            trainee.ema.update(step + 1)
-        seconds = time.monotonic() - began
-        history.add(record, seconds)
-        report(setup, history, record, learning_rate, seconds, context)
-        is_best = evaluate_if_due(setup, trainee, caches, context)
-        if is_best or step + 1 == setup.num_steps or _is_due(step + 1, training.checkpoint_step_interval):
-            save_state(setup, trainee, context)
-        if step + 1 < setup.num_steps and _is_due(step + 1, job.validation.validation_step_interval):
-            make_pictures(setup, trainee, caches, context, step=step + 1)
+    numbers = range(first * accumulation, setup.num_steps * accumulation)
+    with Loader(plan.batch, numbers, ahead=accumulation + BATCHES_AHEAD) as loader:
+        for step in range(first, setup.num_steps):
+            obey(setup, trainee, caches, context)
+            began, waited = time.monotonic(), loader.seconds_waited
+            learning_rate = learning_rate_at(job.optimizer, step, setup.num_steps)
+            set_learning_rate(trainee.optimizer, learning_rate)
+            if not trainee.transformer.training:  # pictures leave it otherwise; the switch itself walks through every module
+                trainee.transformer.train()
+            with memory_watched(job, f"step {step + 1}"):
+                group = steps_together(step, training.train_batch_size * accumulation)
+                if setup.modulation_on_host and step in (group.start, first):
+                    look_ahead(trainee.transformer, conditions_of(loader.batch, objective, group, accumulation), "training")
+                record = train_step(
+                    trainee.transformer,
+                    update,
+                    loader.batch,
+                    objective,
+                    trainee.router,
+                    dropouts,
+                    step=step,
+                    accumulation=accumulation,
+                )
+            if trainee.ema is not None:
+                trainee.ema.update(step + 1)
+            seconds = time.monotonic() - began
+            history.add(record, seconds, loader.seconds_waited - waited)
+            report(setup, history, record, learning_rate, seconds, context)
+            is_best = evaluate_if_due(setup, trainee, caches, context)
+            if is_best or step + 1 == setup.num_steps or _is_due(step + 1, training.checkpoint_step_interval):
+                save_state(setup, trainee, context)
+            if step + 1 < setup.num_steps and _is_due(step + 1, job.validation.validation_step_interval):
+                make_pictures(setup, trainee, caches, context, step=step + 1)
 
 
 def report(

@@ -1,16 +1,12 @@
-"""Which samples go into which batch, and the batch itself.
+"""A batch of a run, by its number: which samples (`order.py`), which caption and view of each, read from the caches.
 
-The order is a function of (seed, epoch): all samples, each as often as its dataset's repeats say, are shuffled, grouped by
-bucket (and the reference's, where there is one), cut into batches of one group, and the batches shuffled. So batch number i is
-known without its predecessors, and a resumed run needs no sampler state. The last batch of a group may be smaller; no picture
-is left out or shown twice.
+All of it is a function of the seed and the number, so batches can be read ahead, again, or after a resume.
 """
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -20,6 +16,7 @@ from .. import flow
 from ..flux.vae import DOWNSCALE
 from ..rng import generator
 from .encode import Caches
+from .order import ALIKE, Mix, Order
 from .sample import Sample
 
 
@@ -52,6 +49,9 @@ class Batch:
         return 0 if self.reference_BCHW is None else self.reference_BCHW[0, 0].numel() // 4
 
 
+ReadBatch = Callable[[int], Batch]  # by its number in the run
+
+
 class Visit(NamedTuple):
     """A sample as one batch shows it."""
 
@@ -63,7 +63,7 @@ class Visit(NamedTuple):
 class BatchPlan:
     """The batches of a run, by number, of the samples that are trained on.
 
-    `caption_dropout` is the share of captions replaced by the empty one.
+    `caption_dropout` is the share of captions replaced by the empty one. `mix` says how datasets share the run.
     """
 
     def __init__(
@@ -74,34 +74,21 @@ class BatchPlan:
         batch_size: int,
         caption_dropout: float,
         seed: int,
+        mix: Mix = ALIKE,
     ):
         self._samples = samples
         self._caches = caches
-        self._batch_size = batch_size
         self._caption_dropout = caption_dropout
         self._seed = seed
-        self._entries = [index for index, sample in enumerate(samples) for _ in range(sample.passes)]
-        self._batches_per_epoch = batches_per_epoch(samples, batch_size)
-        self._order = lru_cache(maxsize=2)(self.indices_of_epoch)
+        self.order = Order(samples, batch_size=batch_size, seed=seed, mix=mix)
 
     def indices_of_epoch(self, epoch: int) -> list[tuple[int, ...]]:
         """The sample numbers of each batch of this epoch."""
-        random = generator(self._seed, epoch, "order of samples")
-        by_shape = defaultdict(list)
-        for position in torch.randperm(len(self._entries), generator=random).tolist():
-            entry = self._entries[position]
-            by_shape[self._samples[entry].shape].append(entry)
-        chunks = [
-            tuple(entries[start : start + self._batch_size])
-            for entries in by_shape.values()
-            for start in range(0, len(entries), self._batch_size)
-        ]
-        return [chunks[position] for position in torch.randperm(len(chunks), generator=random).tolist()]
+        return self.order.indices_of_epoch(epoch)
 
     def indices(self, number: int) -> tuple[int, ...]:
         """The sample numbers of batch `number`, counted from 0 over the whole run."""
-        epoch, position = divmod(number, self._batches_per_epoch)
-        return self._order(epoch)[position]
+        return self.order.indices(number)
 
     def batch(self, number: int) -> Batch:
         """Batch `number`, read from the caches, on the CPU."""
@@ -162,8 +149,8 @@ def _read_masks(visits: Sequence[Visit], caches: Caches) -> tuple[Tensor | None,
 
 
 def batches_per_epoch(samples: Sequence[Sample], batch_size: int) -> int:
-    """How many batches show everything once, repeats included."""
+    """How many batches show everything once, repeats included; without windows of steps."""
     counts = Counter()
     for sample in samples:
-        counts[sample.shape] += sample.passes
+        counts[sample.dataset_id, sample.shape] += sample.passes
     return sum(math.ceil(count / batch_size) for count in counts.values())
