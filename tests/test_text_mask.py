@@ -74,7 +74,7 @@ def test_hidden_padding_is_padding_cut_off():
 def test_additive_words_and_image_tokens_weigh_e_times_as_much():
     """The bonus of 1 for all keys cancels out in attention, so only padding differs from no mask."""
     model, data = build(), inputs()
-    mask = joint_mask(attention_mask(ADDITIVE, WORDS), 8, 12)
+    mask = joint_mask(attention_mask(ADDITIVE, WORDS), 24)
     assert mask.shape == (2, 1, 1, 7 + 24) and mask.dtype == torch.float32
     assert mask[0, 0, 0].tolist() == [1.0] * 3 + [0.0] * 4 + [1.0] * 24
     everything = predict_velocity(model, *data, torch.ones(2, 7))

@@ -25,6 +25,7 @@ def check_flavour(job: TrainJob, files: ModelFiles, shape: FluxShape) -> None:
         *_about_the_transformer(name, flavour, files.transformer, shape),
         *_about_the_encoders(files, shape),
         *_about_the_mask(name, flavour, job),
+        *_about_references(name, flavour, job),
     ]
     if problems:
         raise JobError("\n".join(problems))
@@ -73,6 +74,22 @@ def _about_the_mask(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
     ]
 
 
+def _about_references(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
+    if flavour.takes_references:
+        return []
+    able = " or ".join(other for other, facts in FLAVOURS.items() if facts.takes_references and other != "pico")
+    return [
+        f"dataset {dataset_id!r} has reference_data_dir, but {name} never learned to start from a picture; choose {able} as "
+        "model_flavour, or clear reference_data_dir"
+        for dataset_id in _referring(job)
+    ]
+
+
+def _referring(job: TrainJob) -> list[str]:
+    """The datasets with references."""
+    return [dataset.id for dataset in job.datasets if dataset.reference_data_dir.strip() and not dataset.disabled]
+
+
 def _warnings(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
     validation, flow = job.validation, job.flow
     warnings = []
@@ -96,6 +113,14 @@ def _warnings(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
             "schnell loses its few-step ability when all noise levels are trained; set flux_fast_schedule, or give its "
             "training adapter as assistant_lora_path"
         )
-    if name == "kontext":
-        warnings.append("kontext is trained here without reference pictures, as a text-to-image model")
+    if name == "kontext" and not _referring(job):
+        warnings.append(
+            "kontext is trained here without reference pictures, as a text-to-image model; give reference_data_dir to train on "
+            "pairs"
+        )
+    if _referring(job) and (validation.validation_prompts or validation.num_validation_images):
+        warnings.append(
+            "the run's own pictures are made from the prompt alone, without a reference; the held-out loss of an eval dataset "
+            "with reference_data_dir tells more"
+        )
     return warnings

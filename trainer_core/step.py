@@ -85,7 +85,7 @@ def flow_loss(
     draw = objective.draw(batch.latent_BCHW, step, first)
     x_BCHW = flow.add_noise(batch.latent_BCHW, draw.input_noise_BCHW, draw.sigma_B)
     text_mask_BL = attention_mask(objective.spec, batch.text_mask_BL)
-    inputs = (x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B, text_mask_BL)
+    inputs = (x_BCHW, draw.sigma_B, batch.text_BLD, batch.pooled_BP, draw.guidance_B, text_mask_BL, batch.reference_BCHW)
     target = flow.velocity(batch.latent_BCHW, draw.noise_BCHW)
     if batch.regularised:
         rows = torch.tensor(batch.regularised)
@@ -94,7 +94,7 @@ def flow_loss(
         target = target.index_copy(0, rows, taught.to(target.device))
     positions, tokens = range(first, first + len(batch.names)), len(batch.names) * batch.num_tokens
     kept = draw_routes(router.spans, batch.num_tokens, batch.mask_BHW, objective.seed, step, positions)
-    with router.routed(kept):
+    with router.routed(kept, num_routable=None if batch.reference_BCHW is None else batch.num_tokens):
         prediction = predict_velocity(transformer, *inputs)
     losses_B = objective.losses(prediction, target.to(prediction.device), draw.sigma_B, batch.weight_BHW)
     return Judged(losses_B, draw.sigma_B, tuple(0 if ids_BK is None else tokens - ids_BK.numel() for ids_BK in kept), tokens)

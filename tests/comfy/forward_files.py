@@ -1,7 +1,8 @@
 """What ComfyUI's own FLUX makes of each transformer file of a folder, for the same latent, sigma and text, in float32.
 
 Run by test_forward.py in ComfyUI's interpreter: forward_files.py FOLDER. Reads FOLDER/inputs.safetensors, loads each other
-.safetensors file as UNETLoader does, writes the predicted velocities to FOLDER/outputs/<name>.safetensors and prints the names.
+.safetensors file as UNETLoader does, writes the predicted velocities to FOLDER/outputs/<name>.safetensors, those with the
+reference latent too, and prints the names.
 """
 
 import json
@@ -39,12 +40,16 @@ comfy.model_detection.detect_unet_config = detect_small
 
 
 @torch.no_grad()
-def velocity(path: Path, given: dict[str, torch.Tensor]) -> torch.Tensor:
+def velocities(path: Path, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """ComfyUI's model gives the picture it foresees, x - sigma * velocity."""
     model = comfy.sd.load_diffusion_model(str(path), {"dtype": torch.float32}).model  # of scaled fp8 it would take bf16
     text = {"c_crossattn": given["text"], "y": given["pooled"], "guidance": given["guidance"]}
-    foreseen = model.apply_model(given["x"], given["sigma"], **text)
-    return (given["x"] - foreseen) / given["sigma"].reshape(-1, 1, 1, 1)
+
+    def velocity(**references: list[torch.Tensor]) -> torch.Tensor:
+        foreseen = model.apply_model(given["x"], given["sigma"], **text, **references)
+        return ((given["x"] - foreseen) / given["sigma"].reshape(-1, 1, 1, 1)).float()
+
+    return {"velocity": velocity(), "from_reference": velocity(ref_latents=[given["reference"]])}
 
 
 if __name__ == "__main__":
@@ -52,5 +57,5 @@ if __name__ == "__main__":
     (FOLDER / "outputs").mkdir()
     paths = [path for path in sorted(FOLDER.glob("*.safetensors")) if path.stem != "inputs"]
     for path in paths:
-        save_file({"velocity": velocity(path, inputs).float()}, FOLDER / "outputs" / path.name)
+        save_file(velocities(path, inputs), FOLDER / "outputs" / path.name)
     print(json.dumps([path.stem for path in paths]))

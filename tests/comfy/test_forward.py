@@ -60,6 +60,7 @@ def compared(tmp_path_factory):
         "text": torch.randn(2, 5, SHAPE.t5_width, generator=random),
         "pooled": torch.randn(2, SHAPE.clip_width, generator=random),
         "guidance": torch.tensor([2.5, 2.5]),
+        "reference": torch.randn(2, 16, 4, 10, generator=random),
     }
     for name, tensors in FILES.items():
         write(folder / f"{name}.safetensors", tensors)
@@ -71,11 +72,13 @@ def compared(tmp_path_factory):
 @pytest.mark.parametrize("name", FILES)
 def test_comfyui_and_the_core_predict_the_same(compared, name):
     folder, given = compared
-    theirs = load_file(folder / "outputs" / f"{name}.safetensors")["velocity"]
+    found = load_file(folder / "outputs" / f"{name}.safetensors")
     transformer = load_transformer(folder / f"{name}.safetensors", torch.float32, CPU)
-    with torch.no_grad():
-        ours = predict_velocity(transformer, given["x"], given["sigma"], given["text"], given["pooled"], given["guidance"])
-    assert ((ours - theirs).norm() / theirs.norm()).item() < MOST_RELATIVE_DIFFERENCE
+    inputs = [given[name] for name in ("x", "sigma", "text", "pooled", "guidance")]
+    for theirs, reference in ((found["velocity"], None), (found["from_reference"], given["reference"])):
+        with torch.no_grad():
+            ours = predict_velocity(transformer, *inputs, None, reference)
+        assert ((ours - theirs).norm() / theirs.norm()).item() < MOST_RELATIVE_DIFFERENCE
 
 
 def test_comfyui_is_handed_the_parts_of_a_checkpoint_and_of_a_folder_by_its_own_names(tmp_path):

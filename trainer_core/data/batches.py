@@ -22,7 +22,8 @@ from .sample import Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one bucket. `names` are the picture files, for messages.
+    """Samples of one bucket, whose references, if they have them, are of one bucket too. `names` are the picture files, for
+    messages.
 
     Where no sample has a mask, `mask_BHW` and `weight_BHW` are None; a sample without one has mask 0 and weight 1.
     """
@@ -35,11 +36,17 @@ class Batch:
     mask_BHW: Tensor | None = None  # what the masks mark, 0 to 1
     weight_BHW: Tensor | None = None  # how much each cell of the latent counts
     regularised: tuple[int, ...] = ()  # positions of the samples on which the adapter is to change nothing
+    reference_BCHW: Tensor | None = None  # latents of what the pictures start from, of a size of their own
 
     @property
     def num_tokens(self) -> int:
-        """Image tokens of each sample."""
+        """Image tokens of each sample; those of its reference do not count."""
         return self.latent_BCHW[0, 0].numel() // 4
+
+    @property
+    def num_reference_tokens(self) -> int:
+        """Tokens of each sample's reference."""
+        return 0 if self.reference_BCHW is None else self.reference_BCHW[0, 0].numel() // 4
 
 
 ReadBatch = Callable[[int], Batch]  # by its number in the run
@@ -101,8 +108,9 @@ class BatchPlan:
 
 
 def read_batch(visits: Sequence[Visit], caches: Caches) -> Batch:
-    """These samples of one bucket, from the caches; on the CPU."""
+    """These samples of one shape, from the caches; on the CPU."""
     samples, texts = [visit.sample for visit in visits], [caches.text(visit.caption) for visit in visits]
+    assert len({sample.shape for sample in samples}) == 1, f"a batch of {sorted({sample.shape for sample in samples})}"
     mask_BHW, weight_BHW = _read_masks(visits, caches)
     return Batch(
         latent_BCHW=torch.stack([caches.latent(visit.sample, visit.view) for visit in visits]),
@@ -113,7 +121,15 @@ def read_batch(visits: Sequence[Visit], caches: Caches) -> Batch:
         mask_BHW=mask_BHW,
         weight_BHW=weight_BHW,
         regularised=tuple(position for position, sample in enumerate(samples) if sample.is_regularisation),
+        reference_BCHW=_read_references(visits, caches),
     )
+
+
+def _read_references(visits: Sequence[Visit], caches: Caches) -> Tensor | None:
+    """(B, C, H, W) what the pictures start from; None where they start from nothing."""
+    if visits[0].sample.reference is None:
+        return None
+    return torch.stack([caches.reference(visit.sample, visit.view) for visit in visits])
 
 
 def _read_masks(visits: Sequence[Visit], caches: Caches) -> tuple[Tensor | None, Tensor | None]:
@@ -136,5 +152,5 @@ def batches_per_epoch(samples: Sequence[Sample], batch_size: int) -> int:
     """How many batches show everything once, repeats included; without windows of steps."""
     counts = Counter()
     for sample in samples:
-        counts[sample.dataset_id, sample.bucket] += sample.passes
+        counts[sample.dataset_id, sample.shape] += sample.passes
     return sum(math.ceil(count / batch_size) for count in counts.values())

@@ -60,11 +60,19 @@ def picture_of(sample: Sample, view: int) -> Picture:
     return Picture(sample.path, facts.digest, sample.bucket, sample.views[view], sample.background if facts.has_alpha else "")
 
 
+def reference_of(sample: Sample, view: int) -> Picture:
+    """What the latent of the reference is made from, where this view of its picture is shown."""
+    path, facts, bucket, views = sample.reference
+    return Picture(path, facts.digest, bucket, views[view], sample.background if facts.has_alpha else "")
+
+
 def pictures_of(samples: Iterable[Sample]) -> Iterator[Picture]:
     """All that is to become a latent."""
     for sample in samples:
         for view in range(len(sample.views)):
             yield picture_of(sample, view)
+            if sample.reference is not None:
+                yield reference_of(sample, view)
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,11 @@ class Caches:
     def latent(self, sample: Sample, view: int = 0) -> Tensor:
         """(16, H, W) float32."""
         return self.latents.read(self.latent_name(picture_of(sample, view)))["latent"]
+
+    def reference(self, sample: Sample, view: int = 0) -> Tensor:
+        """(16, H, W) float32 of what the picture starts from; the sample must have a reference."""
+        assert sample.reference is not None, "only what has a reference is asked for it"
+        return self.latents.read(self.latent_name(reference_of(sample, view)))["latent"]
 
     def text(self, caption: str) -> dict[str, Tensor]:
         """(L, D) under `text`, (L,) bool under `text_mask` (false is padding), (P,) under `pooled`."""
@@ -159,7 +172,7 @@ def encode_pictures(
     sliced: bool = False,
     batch_size: int = 1,
 ) -> None:
-    """The latent of each view of each sample, float32 (16, H, W) under `latent`, where it is missing.
+    """The latent of each view of each sample and of its reference, float32 (16, H, W) under `latent`, where it is missing.
 
     So many pictures of one bucket go through the VAE together; sliced, it takes them one by one all the same. JobError when a
     file is not what it was when it was looked at.

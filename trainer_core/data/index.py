@@ -23,6 +23,7 @@ from .facts import MEND
 from .file_memory import Learned, Progress, learn
 from .find import Found, LeftOut, as_text, find_files, subset, words_of
 from .masks import Mask, alpha_mask, find_masks, mask_folder
+from .references import ReferenceFile, check_reference, find_references, place_reference, reference_folder
 from .sample import Facts, Index, Reject, Rejected, Sample
 from .upright import check_mask
 
@@ -32,13 +33,14 @@ Shared = TypeVar("Shared", bound=Hashable)
 
 
 class Source(NamedTuple):
-    """A dataset's files, before any was opened, and where their captions and masks are."""
+    """A dataset's files, before any was opened, and where their captions, masks and references are."""
 
     spec: DatasetSpec
     files: list[Found]
     left_out: list[LeftOut]
     captions_of: CaptionReader
     masks: Mapping[Path, Mask]
+    references: Mapping[Path, Found]
 
 
 def index_datasets(
@@ -60,7 +62,7 @@ def index_datasets(
                     sources.append(open_source(spec))
                 except JobError as error:
                     problems.append(str(error))
-    learned = learn([file for source in sources for file in source.files], cache_dir, progress)
+    learned = learn([file for one in sources for file in (*one.files, *one.references.values())], cache_dir, progress)
     samples: list[Sample] = []
     rejected: list[Rejected] = []
     shared = Pool()
@@ -89,13 +91,16 @@ def count_buckets(samples: Iterable[Sample]) -> dict[str, int]:
 
 def open_source(spec: DatasetSpec) -> Source:
     """What a dataset is made of, by its names alone; JobError where there is nothing."""
-    folder, masks_dir = Path(spec.instance_data_dir.strip()).expanduser(), mask_folder(spec)
+    folder = Path(spec.instance_data_dir.strip()).expanduser()
+    others = {"mask": mask_folder(spec), "reference": reference_folder(spec)}
     if not folder.is_dir():
         raise JobError(f"dataset {spec.id!r}: there is no folder {folder.absolute()}")
-    if masks_dir is not None and masks_dir.resolve() == folder.resolve():
-        raise JobError(f"dataset {spec.id!r}: mask_data_dir is the folder of the pictures; put the masks into one of their own")
-    references_dir = Path(spec.reference_data_dir.strip()).expanduser() if spec.reference_data_dir.strip() else None
-    files, left_out = find_files(folder, PICTURE_SUFFIXES, without=filter(None, (masks_dir, references_dir)))
+    for kind, other in others.items():
+        if other is not None and other.resolve() == folder.resolve():
+            raise JobError(
+                f"dataset {spec.id!r}: {kind}_data_dir is the folder of the pictures; put the {kind}s into one of their own"
+            )
+    files, left_out = find_files(folder, PICTURE_SUFFIXES, without=filter(None, others.values()))
     if not files:
         kinds = ", ".join(sorted(PICTURE_SUFFIXES))
         odd = "".join(f"; {entry.path} {entry.reason}" for entry in left_out[:MAX_LISTED])
@@ -103,8 +108,9 @@ def open_source(spec: DatasetSpec) -> Source:
     if spec.max_num_samples:
         files = subset(files, spec.max_num_samples, spec.id)
     require_detector(spec)
-    masks = find_masks(spec, folder, [file.path for file in files])
-    return Source(spec, files, left_out, caption_reader(spec, folder), masks)
+    pictures = [file.path for file in files]
+    masks, references = find_masks(spec, folder, pictures), find_references(spec, folder, pictures)
+    return Source(spec, files, left_out, caption_reader(spec, folder), masks, references)
 
 
 @contextmanager
@@ -146,7 +152,10 @@ def _samples_of(
             if (mask := source.masks.get(file.path)) is not None:
                 check_mask(mask.path, file.path)
             mask = mask or alpha_mask(spec, file.path, told.has_alpha)
-            samples += _in_each_resolution(file.path, told, shared.one(captions), mask, spec, flavour, shared)
+            reference = None
+            if (own := source.references.get(file.path)) is not None:
+                reference = check_reference(own.path, learned[own.place], file.path, told, spec)
+            samples += _in_each_resolution(file.path, told, shared.one(captions), mask, reference, spec, flavour, shared)
         except Reject as reason:
             rejected.append(Rejected(spec.id, file.path, str(reason)))
         except JobError as error:
@@ -162,6 +171,7 @@ def _in_each_resolution(
     facts: Facts,
     captions: tuple[str, ...],
     mask: Mask | None,
+    reference: ReferenceFile | None,
     spec: DatasetSpec,
     flavour: Flavour,
     shared: Pool,
@@ -180,6 +190,7 @@ def _in_each_resolution(
                 shared.one(views),
                 passes=1 + spec.repeats,
                 mask=mask,
+                reference=reference and place_reference(reference, spec, resolution, flavour.grid, bucket, views),
                 background=spec.background,
                 is_regularisation=spec.is_regularisation_data,
             )

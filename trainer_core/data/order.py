@@ -156,7 +156,7 @@ def _stock(samples: Sequence[Sample], numbers: Sequence[int], batch_size: int) -
     """These samples of one dataset, with the batches that they make."""
     by_bucket = defaultdict(list)
     for number in numbers:
-        by_bucket[samples[number].bucket].append(number)
+        by_bucket[samples[number].shape].append(number)  # a reference of another bucket needs another batch
     ordered = [number for own in by_bucket.values() for number in own]
     passes_S = torch.tensor([samples[number].passes for number in ordered])
     bucket_S = torch.repeat_interleave(torch.tensor([len(own) for own in by_bucket.values()]))

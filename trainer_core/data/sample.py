@@ -61,6 +61,11 @@ class Sample:
     def caption(self) -> str:
         return self.captions[0]
 
+    @property
+    def shape(self) -> tuple[Bucket, ...]:
+        """Its own bucket, and the reference's: samples that share a batch have the same."""
+        return (self.bucket,) if self.reference is None else (self.bucket, self.reference.bucket)
+
 
 class Reject(Exception):
     """Raised where a file cannot be trained on; its text is the reason, and only this file is left out."""

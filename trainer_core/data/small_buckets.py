@@ -67,10 +67,13 @@ def merge(counts: Mapping[Bucket, int], batch_size: int) -> dict[Bucket, Bucket]
 
 def move(sample: Sample, bucket: Bucket, spec: DatasetSpec) -> Sample:
     """The sample in another bucket, with its views and those of a strict reference made anew."""
-    reference = sample.reference
+    reference, views = sample.reference, views_in(sample.path, sample.facts, spec, bucket)
     if reference is not None and spec.reference_geometry == "strict":
-        reference = reference._replace(bucket=bucket, views=views_in(reference.path, reference.facts, spec, bucket))
-    return replace(sample, bucket=bucket, views=views_in(sample.path, sample.facts, spec, bucket), reference=reference)
+        reference = reference._replace(bucket=bucket, views=views)  # its picture's very own, to lie exactly over it
+    elif reference is not None:
+        own = reference.views[0]
+        reference = reference._replace(views=tuple(own._replace(mirrored=view.mirrored) for view in views))
+    return replace(sample, bucket=bucket, views=views, reference=reference)
 
 
 def _moves_at_each_resolution(spec: DatasetSpec, counts: Counter[Bucket], batch_size: int) -> dict[Bucket, Bucket]:

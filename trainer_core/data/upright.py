@@ -68,7 +68,7 @@ def check_mask(mask: Path, picture: Path) -> None:
     """JobError when the mask has another shape than its picture, or cannot be read. Another size is fine."""
     mask_stored, _ = _shape(mask)
     size, picture_size = _turned(mask_stored, mask_orientation(mask, picture)), upright_size(picture)
-    if not _same_shape(size, picture_size):
+    if not same_shape(size, picture_size):
         raise JobError(
             f"mask {mask} is {size[0]}x{size[1]}, but its picture {picture} is {picture_size[0]}x{picture_size[1]}; "
             "give it the picture's shape, in any size"
@@ -81,7 +81,7 @@ def mask_orientation(mask: Path, picture: Path) -> int:
     if own is not None:
         return own
     stored, orientation = _shape(picture)
-    if _same_shape(mask_stored, _turned(stored, orientation)) or not _same_shape(mask_stored, stored):
+    if same_shape(mask_stored, _turned(stored, orientation)) or not same_shape(mask_stored, stored):
         return 1
     return orientation or 1
 
@@ -145,7 +145,7 @@ def _turned(size: Size, orientation: int | None) -> Size:
     return (size[1], size[0]) if orientation in SWAPS_AXES else size
 
 
-def _same_shape(one: Size, other: Size) -> bool:
+def same_shape(one: Size, other: Size) -> bool:
     """The same aspect, but for the rounding of either size to whole pixels."""
     (width, height), (other_width, other_height) = one, other
     return abs(width * other_height - height * other_width) <= (other_width + other_height) / 2 + (width + height) / 2

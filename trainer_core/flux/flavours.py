@@ -26,6 +26,7 @@ class Flavour:
     `guidance`: whether its files have the guidance embedder; None where both are met. `masks_text`: whether its base was
     trained with T5's padding hidden; None where either may be tried. `num_steps` are the fewest and the most sampler steps
     that make sense, `training_guidance` the guidance that its base was trained with, where that is not a matter of choice.
+    `takes_references`: whether a picture may start from another; of those that people use, kontext alone learned it.
     """
 
     architecture: str
@@ -38,14 +39,15 @@ class Flavour:
     masks_text: bool | None = None
     num_steps: tuple[int, int] = (1, 1000)
     training_guidance: float | None = None
+    takes_references: bool = False
 
 
 FLAVOURS: dict[str, Flavour] = {
-    "pico": Flavour("flux-1-pico", 32, 32, 16, 64, SamplerDefaults(20, 2.5, 3.0, 2.0), True),
+    "pico": Flavour("flux-1-pico", 32, 32, 16, 64, SamplerDefaults(20, 2.5, 3.0, 2.0), True, takes_references=True),
     "dev": Flavour("flux-1-dev", 512, 77, 64, 1024, SamplerDefaults(20, 3.5, 1.0, 0.0), True, num_steps=(15, 28)),
     "krea": Flavour("flux-1-dev", 512, 77, 64, 1024, SamplerDefaults(28, 4.5, 1.0, 0.0), True),
     "schnell": Flavour("flux-1-schnell", 256, 77, 64, 1024, SamplerDefaults(4, 0.0, 1.0, 1.0), False, num_steps=(1, 4)),
-    "kontext": Flavour("flux-1-dev", 512, 77, 64, 1024, SamplerDefaults(28, 2.5, 1.0, 0.0), True),
+    "kontext": Flavour("flux-1-dev", 512, 77, 64, 1024, SamplerDefaults(28, 2.5, 1.0, 0.0), True, takes_references=True),
     "fluxbooru": Flavour(
         "flux-1-dev",
         512,

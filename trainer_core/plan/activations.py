@@ -9,6 +9,7 @@ Legend: B samples, H W picture height and width in pixels, L text tokens.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 import torch
 from torch import nn
@@ -25,17 +26,23 @@ from .rehearse import Cost, rehearse
 
 @dataclass(frozen=True)
 class Pass:
-    """What goes through the model at once; edges in pixels."""
+    """What goes through the model at once; edges in pixels, (0, 0) where there is no reference."""
 
     batch: int
     width: int
     height: int
     num_text: int
+    reference: tuple[int, int] = (0, 0)
 
     @property
     def num_tokens(self) -> int:
-        """Image tokens of a sample."""
+        """Image tokens of a sample, without those of its reference."""
         return self.width * self.height // (2 * DOWNSCALE) ** 2
+
+    @property
+    def num_joint(self) -> int:
+        """All tokens of a sample: of its text, its picture and its reference."""
+        return self.num_text + self.num_tokens + prod(self.reference) // (2 * DOWNSCALE) ** 2
 
 
 @dataclass(frozen=True)
@@ -107,13 +114,18 @@ def plan_everywhere(model: nn.Module, lora: LoraSpec) -> AdapterPlan:
 def predict(model: nn.Module, shape: FluxShape, one: Pass, make: Callable[..., torch.Tensor] = torch.empty) -> torch.Tensor:
     """The model's answer to inputs of this size."""
     B = one.batch
+
+    def latent(width: int, height: int) -> torch.Tensor:
+        return make(B, LATENT_CHANNELS, height // DOWNSCALE, width // DOWNSCALE)
+
     return predict_velocity(
         model,
-        make(B, LATENT_CHANNELS, one.height // DOWNSCALE, one.width // DOWNSCALE),
+        latent(one.width, one.height),
         make(B),
         make(B, one.num_text, shape.t5_width),
         make(B, shape.clip_width),
         make(B),
+        reference_BCHW=latent(*one.reference) if any(one.reference) else None,
     )
 
 

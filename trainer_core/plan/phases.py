@@ -11,6 +11,7 @@ one, CUDA adds to it on both sides, here by what NVIDIA's runtime commonly takes
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import torch
@@ -113,10 +114,7 @@ def vae_cost(path: Path, size: tuple[int, ...], *, decoding: bool) -> tuple[int,
 
 def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
     """Loading, training, and the pictures of the run; what is offloaded of the activations is in host memory."""
-    training, base = setup.job.training, base_weights(setup)
-    adapter = adapter_bytes(setup)
-    width, height = largest_picture(setup)
-    one = Pass(training.train_batch_size, width, height, setup.flavour.t5_max_length)
+    base, adapter, one = base_weights(setup), adapter_bytes(setup), largest_pass(setup)
     work, offloaded = training_work(setup, one), offloaded_bytes(setup, one)
     train = _phase(setup, "train", adapter, work - offloaded + base.here.in_products, base)
     phases = [_phase(setup, "load", 0, base.here.loading, base), replace(train, host=train.host + offloaded)]
@@ -141,9 +139,8 @@ def training_work(setup: Setup, one: Pass) -> int:
     training, shape = setup.job.training, setup.shape
     gradients = GRADIENT * setup.num_parameters
     double, single = float(shape.num_double), float(shape.num_single)
-    tokens = one.num_tokens + one.num_text
     for span in setup.spans:
-        saved = span.ratio * one.num_tokens / tokens
+        saved = span.ratio * one.num_tokens / one.num_joint
         double -= saved * sum(span.first <= layer <= span.last for layer in range(shape.num_double))
         single -= saved * sum(
             span.first <= layer <= span.last for layer in range(shape.num_double, shape.num_double + shape.num_single)
@@ -164,7 +161,7 @@ def offloaded_bytes(setup: Setup, one: Pass) -> int:
     if not setup.job.training.enable_activation_offloading:
         return 0
     blocks = (setup.shape.num_double + setup.shape.num_single) // setup.job.training.gradient_checkpointing_interval
-    return blocks * one.batch * (one.num_tokens + one.num_text) * setup.shape.width * setup.dtype.itemsize
+    return blocks * one.batch * one.num_joint * setup.shape.width * setup.dtype.itemsize
 
 
 def adapter_bytes(setup: Setup) -> int:
@@ -187,17 +184,23 @@ def state_bytes(spec: OptimizerSpec) -> float:
 def disk_bytes(setup: Setup) -> Mapping[str, int]:
     """What the caches will hold: latents in float32, captions in the encoders' format; a prompt is a caption too."""
     samples = (*setup.samples, *setup.eval_samples)
-    cells = sum(len(s.views) * s.bucket.width * s.bucket.height // DOWNSCALE**2 for s in samples)
+    cells = sum(len(s.views) * bucket.width * bucket.height // DOWNSCALE**2 for s in samples for bucket in s.shape)
     captions = len({caption for sample in samples for caption in sample.captions} | {*setup.prompts, ""})
     text = setup.flavour.t5_max_length * setup.shape.t5_width + setup.shape.clip_width
     return {"latents": FLOAT32 * LATENT_CHANNELS * cells, "captions": captions * text * setup.dtype.itemsize}
 
 
 def largest_picture(setup: Setup) -> tuple[int, int]:
-    """Width and height of the largest bucket, in pixels."""
-    buckets = [sample.bucket for sample in (*setup.samples, *setup.eval_samples)]
-    largest = max(buckets, key=lambda bucket: bucket.width * bucket.height)
+    """Width and height of the largest bucket, in pixels, of pictures and references."""
+    largest = max((bucket for sample in (*setup.samples, *setup.eval_samples) for bucket in sample.shape), key=prod)
     return largest.width, largest.height
+
+
+def largest_pass(setup: Setup) -> Pass:
+    """The largest batch of training, references included."""
+    largest = max((sample.shape for sample in (*setup.samples, *setup.eval_samples)), key=lambda shape: sum(map(prod, shape)))
+    picture, reference = largest if len(largest) > 1 else (*largest, (0, 0))
+    return Pass(setup.job.training.train_batch_size, *picture, setup.flavour.t5_max_length, tuple(reference))
 
 
 def _phase(setup: Setup, name: str, weights: int, work: int, base: BaseWeights | None = None) -> Phase:

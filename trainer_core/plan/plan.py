@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from ..adapter.plan import plan_adapter
+from ..data.buckets import Bucket
 from ..data.sample import Sample
 from ..errors import JobError
 from ..flux.files import file_bytes
@@ -20,7 +21,7 @@ from ..flux.quantize import WHOLE
 from ..host_memory import give_back_at_once
 from ..setup import Setup
 from ..validation.sample import prompts_at_once
-from .phases import GIB, Phase, disk_bytes, largest_picture, plan_phases
+from .phases import GIB, Phase, disk_bytes, largest_pass, plan_phases
 
 TIGHT = 0.9  # of the memory there is
 SMALL_RESOLUTION = 512
@@ -95,11 +96,9 @@ def ready_memory(setup: Setup) -> None:
 def is_surely_small(setup: Setup, room: Room) -> bool:
     """Whether a crude bound from above is far below the memory there is: all files in float32 and once more, and for each
     token and block twice what a block keeps without checkpointing."""
-    width, height = largest_picture(setup)
-    text, sampler = setup.flavour.t5_max_length, setup.sampler
-    trained = setup.job.training.train_batch_size * (width * height // 256 + text)
+    one, text, sampler = largest_pass(setup), setup.flavour.t5_max_length, setup.sampler
     sampled = 2 * prompts_at_once(sampler) * (sampler.num_tokens + text) if setup.prompts else 0
-    work = 128 * max(trained, sampled) * setup.shape.width
+    work = 128 * max(one.batch * one.num_joint, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single
     files = {setup.files.transformer, setup.files.vae, setup.files.clip_l, setup.files.t5}
     weights = 8 * sum(file_bytes(path) for path in files) + 32 * setup.num_parameters
@@ -184,8 +183,11 @@ def _changed(setup: Setup, change: Change) -> Setup:
 
 
 def _shrunk(sample: Sample, resolution: int) -> Sample:
-    """The sample in a bucket of about that area."""
-    bucket = sample.bucket
-    scale = min(1.0, resolution / (bucket.width * bucket.height) ** 0.5)
-    width, height = (max(64, int(edge * scale) // 64 * 64) for edge in (bucket.width, bucket.height))
-    return replace(sample, bucket=type(bucket)(width, height))
+    """The sample, and its reference, in a bucket of about that area."""
+
+    def shrunk(bucket: Bucket) -> Bucket:
+        scale = min(1.0, resolution / (bucket.width * bucket.height) ** 0.5)
+        return Bucket(*(max(64, int(edge * scale) // 64 * 64) for edge in bucket))
+
+    reference = sample.reference and sample.reference._replace(bucket=shrunk(sample.reference.bucket))
+    return replace(sample, bucket=shrunk(sample.bucket), reference=reference)

@@ -15,8 +15,8 @@ from ..flux.load import empty_transformer
 from ..flux.quantize import make_quantiser
 from ..flux.recompute import recompute_blocks
 from ..setup import Setup
-from .activations import Pass, plan_everywhere, predict, training_growth
-from .phases import largest_picture
+from .activations import plan_everywhere, predict, training_growth
+from .phases import largest_pass
 
 ROUNDS = 3
 SPREAD = 0.02
@@ -37,7 +37,7 @@ def seconds_per_step(setup: Setup) -> float:
     model.train()
     if training.gradient_checkpointing:
         recompute_blocks(model, 1)
-    one = Pass(training.train_batch_size, *largest_picture(setup), setup.flavour.t5_max_length)
+    one = largest_pass(setup)
     times = []
     for _ in range(1 + ROUNDS):  # the first warms up
         began = time.perf_counter()

@@ -64,7 +64,7 @@ def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample,
     # by the file's name and not by its place, so that a picture more does not change the noise of the others
     noise = torch.randn(batch.latent_BCHW.shape, generator=generator(setup.job.validation.validation_seed, 0, sample.path.name))
     target = flow.velocity(batch.latent_BCHW, noise)
-    at_once = max(1, TOKENS_AT_ONCE * 4 // batch.latent_BCHW[0, 0].numel())
+    at_once = max(1, TOKENS_AT_ONCE // (batch.num_tokens + batch.num_reference_tokens))
     guidance, text_mask = torch.tensor(setup.job.flow.flux_guidance_value), attention_mask(setup.job.flow, batch.text_mask_BL)
     losses, chunks = [], told_sigma(sigmas, setup.dtype).split(at_once)
     passes = [Conditions(chunk, guidance.expand(len(chunk)), batch.pooled_BP.expand(len(chunk), -1)) for chunk in chunks]
@@ -74,6 +74,7 @@ def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample,
         x = flow.add_noise(batch.latent_BCHW.expand(B, -1, -1, -1), noise.expand(B, -1, -1, -1), chunk)
         text, pooled = batch.text_BLD.expand(B, -1, -1), batch.pooled_BP.expand(B, -1)
         mask = None if text_mask is None else text_mask.expand(B, -1)
-        prediction = predict_velocity(transformer, x, chunk, text, pooled, guidance.expand(B), mask)
+        reference = None if batch.reference_BCHW is None else batch.reference_BCHW.expand(B, -1, -1, -1)
+        prediction = predict_velocity(transformer, x, chunk, text, pooled, guidance.expand(B), mask, reference)
         losses.append(flow.mean_per_sample((prediction.cpu() - target).square()))
     return torch.cat(losses)
