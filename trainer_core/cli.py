@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import dataset_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
 from .job_changes import Change, allowed_changes
@@ -225,6 +226,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("job", type=Path, metavar="JOB.json")
     check.add_argument("--probe", action="store_true", help="train a step of a small part, to tell how long a step will take")
     check.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the plan")
+    dataset = command("dataset", dataset_command.dataset, dataset_command.show, dataset_command.TEXT)
+    dataset_command.add_arguments(dataset)
     inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
     inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
     return parser
