@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support import Command, job_data, make_pictures
+from support import Command, job_data, make_pictures, run_in_process
 from trainer_core.data.batches import batches_per_epoch
 from trainer_core.data.buckets import Bucket, Fit
 from trainer_core.data.index import index_datasets
@@ -15,6 +15,7 @@ from trainer_core.data.report import CacheState, group_reasons, make_report
 from trainer_core.data.sample import Facts, Index, Reference, Rejected, Sample
 from trainer_core.data.sheet import CELL, COLUMNS, FRAME, GAP, MARGIN, TITLE, WIDTH, draw_sheet
 from trainer_core.flux.flavours import FLAVOURS
+from trainer_core.job_file import parse_job
 from trainer_core.specs.dataset import DatasetSpec
 
 PICO = FLAVOURS["pico"]
@@ -302,3 +303,16 @@ def test_the_command_says_what_the_user_must_decide(tmp_path):
     uncaptioned = Command("dataset", folder, "--out", tmp_path)
     assert uncaptioned.code == 2 and "ball_1.png has no caption" in uncaptioned.report["error"]
     assert Command("dataset", folder, "--caption-strategy", "filename", "--out", tmp_path).code == 0
+
+
+def test_a_run_tells_what_it_leaves_out(tmp_path, cache):
+    folder = make_pictures(tmp_path / "pictures", 2)
+    for name in ("one", "two"):
+        (folder / f"{name}.png").write_bytes(b"no picture")
+        (folder / f"{name}.txt").write_text(name)
+    data = job_data(folder, training={"max_train_steps": 1})
+    run_dir = Path(run_in_process(parse_job(data), tmp_path / "runs", cache)["run_dir"])
+    event = next(json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines() if '"dataset"' in line)
+    assert (event["pictures"], event["rejected"], len(event["reasons"])) == (2, 2, 1)
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert [Path(entry["path"]).name for entry in manifest["rejected"]] == ["one.png", "two.png"]

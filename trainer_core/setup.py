@@ -219,6 +219,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "optimizer": effective(setup.job.optimizer),
         "pictures": len(setup.samples),
         "buckets": count_buckets(setup.samples),
+        "rejected": [{"dataset": name, "path": str(path), "reason": reason} for name, path, reason in setup.rejected],
         "sampler": asdict(setup.sampler),
         "prompts": list(setup.prompts),
     }

@@ -16,6 +16,7 @@ from .context import RunContext
 from .data.batches import BatchPlan
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures
 from .data.index import count_buckets
+from .data.report import group_reasons
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
@@ -33,6 +34,7 @@ from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_prompts
 
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
+MOST_REASONS = 10
 
 
 def run(setup: Setup, context: RunContext) -> dict[str, Any]:
@@ -78,7 +80,8 @@ def open_run(setup: Setup, context: RunContext) -> None:
     write_atomically(context.run_dir.job_path, dump_job(setup.job).encode())
     write_manifest(setup, context.run_dir)
     buckets = count_buckets(setup.samples)
-    context.events.emit("dataset", pictures=len(setup.samples), buckets=buckets)
+    reasons = list(group_reasons(setup.rejected))[:MOST_REASONS]
+    context.events.emit("dataset", pictures=len(setup.samples), buckets=buckets, rejected=len(setup.rejected), reasons=reasons)
 
 
 def fill_caches(setup: Setup, context: RunContext) -> Caches:

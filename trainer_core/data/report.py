@@ -145,15 +145,14 @@ def make_report(
     parts = tuple(_part(spec, of_dataset[spec.id], index.rejected, batch_size) for spec in datasets)
     trained = [spec.id for spec in datasets if spec.dataset_type == "image"]
     total = _total([part for part in parts if part.id in trained], [s for s in index.samples if s.dataset_id in trained])
-    once = list({sample.path: sample for sample in index.samples}.values())
     return DatasetReport(
         parts=parts,
         total=total,
         batch_size=batch_size,
         accumulation=accumulation,
         steps_per_epoch=math.ceil(total.batches / accumulation),
-        duplicates=_paths(exact(once)),
-        near_duplicates=_paths(near(once)),
+        duplicates=tuple(exact(index.samples)),
+        near_duplicates=tuple(near(index.samples)),
         faults=tuple(fault for spec in datasets for fault in find_faults(of_dataset[spec.id], spec, batch_size)),
         cache=encoded(index.samples) if encoded else None,
     )
@@ -255,10 +254,6 @@ def _buckets(samples: Sequence[Sample], batch_size: int) -> list[BucketCount]:
         passes[sample.bucket].append(sample.passes)
     counts = [BucketCount(bucket, len(each), sum(each), math.ceil(sum(each) / batch_size)) for bucket, each in passes.items()]
     return sorted(counts, key=lambda count: (-count.pictures, count.bucket))
-
-
-def _paths(groups: Sequence[Sequence[Sample]]) -> tuple[tuple[Path, ...], ...]:
-    return tuple(tuple(sample.path for sample in group) for group in groups)
 
 
 def _describe_part(part: Part) -> list[str]:
