@@ -144,7 +144,7 @@ def test_nothing_to_mend_is_said(pictures):
 def test_a_few_small_pictures_are_named_with_how_much_they_are_enlarged():
     samples = [sample(f"{n}.png") for n in range(3)] + [sample("tiny.png", size=(16, 16))]
     text, mend = faults_of(samples)["small_pictures"]
-    assert text == "1 of 4 pictures very small for resolution of the base: enlarged up to 4.0 times"
+    assert text == "1 of 4 pictures very small for the base's resolution: enlarged up to 4.0 times"
     assert "minimum_image_size" in mend
     assert "small_pictures" not in faults_of([sample("a.png"), sample("b.png", size=(44, 44))])
 
@@ -166,13 +166,12 @@ def test_captions_that_are_empty_or_all_the_same_are_faults():
     assert "same_captions" not in faults_of([sample("a.png", "x"), sample("b.png", "y")])
 
 
-def test_captions_without_the_trigger_word_are_found_also_where_none_is_set():
+def test_captions_without_the_trigger_word_are_found_where_none_is_set():
     samples = [sample(f"{n}.png", f"ohwx man, {word}") for n, word in enumerate(("red", "blue", "green", "tall", "old"))]
     assert "no_trigger_word" not in faults_of(samples)
     text, mend = faults_of([*samples, sample("x.png", "a house")])["no_trigger_word"]
-    assert text == "1 of 6 captions lacks 'ohwx', which the others share" and "trigger_word to 'ohwx'" in mend
-    assert faults_of(samples, trigger_word="sks")["no_trigger_word"][0] == "all 5 captions lack 'sks'"
-    assert "no_trigger_word" not in faults_of(samples, trigger_word="OHWX")
+    assert text == "1 of 6 captions without 'ohwx', which the others share" and "trigger_word to 'ohwx'" in mend
+    assert "no_trigger_word" not in faults_of([*samples, sample("x.png", "sks a house")], trigger_word="sks")
 
 
 def test_shuffling_with_one_variant_is_a_fault():

@@ -74,14 +74,14 @@ def _enlarged(samples: Sequence[Sample], spec: DatasetSpec, batch_size: int) -> 
             edge = round(median(sample.facts.width * sample.facts.height for sample in group) ** 0.5)
             yield Finding(
                 "resolution_above_pictures",
-                f"resolution {name} is far above {share}: they are enlarged up to {most:.1f} times, and blur is learned",
+                f"{name} is far above {share}: they are enlarged up to {most:.1f} times, and blur is learned",
                 f"lower the resolution (half of the pictures have {edge}x{edge} pixels or fewer), or find larger pictures",
                 paths,
             )
         else:
             yield Finding(
                 "small_pictures",
-                f"{share} very small for resolution {name}: enlarged up to {most:.1f} times",
+                f"{share} very small for {name}: enlarged up to {most:.1f} times",
                 "replace them by larger ones, take them out, or set minimum_image_size",
                 paths,
             )
@@ -111,15 +111,14 @@ def _same_captions(samples: Sequence[Sample], spec: DatasetSpec, batch_size: int
 
 
 def _trigger_word(samples: Sequence[Sample], spec: DatasetSpec, batch_size: int) -> Iterator[Finding]:
-    """Captions without the trigger word: the one that is set, or the one that nearly all captions share."""
+    """Captions without the word that nearly all others share. A trigger_word that is set is in every caption already."""
     captions = {path: caption for path, caption in _captions(samples).items() if caption.strip()}
-    word = spec.trigger_word.strip() or _shared_word(list(captions.values()))
-    without = tuple(path for path, caption in captions.items() if word.casefold() not in caption.casefold())
-    if word and without:
-        seen = "" if spec.trigger_word.strip() else ", which the others share"
+    word = "" if spec.trigger_word.strip() else _shared_word(list(captions.values()))
+    if word:
+        without = tuple(path for path, caption in captions.items() if word not in _words(caption))
         yield Finding(
             "no_trigger_word",
-            f"{share_of(len(without), len(captions), 'captions')} {'lacks' if len(without) == 1 else 'lack'} {word!r}{seen}",
+            f"{share_of(len(without), len(captions), 'captions')} without {word!r}, which the others share",
             f"if that is your trigger word, set trigger_word to {word!r}, which puts it where it is missing",
             without,
         )
@@ -181,8 +180,7 @@ def _by_resolution(samples: Sequence[Sample], spec: DatasetSpec) -> dict[str, li
     for sample in samples:
         position = seen[sample.path]
         seen[sample.path] += 1
-        edge = f"{(sample.bucket.width * sample.bucket.height) ** 0.5:.0f}"
-        name = f"{spec.resolution[position]:g}" if position < len(spec.resolution) else "of the base" if not position else edge
+        name = f"resolution {spec.resolution[position]:g}" if spec.resolution else "the base's resolution"
         groups.setdefault(name, []).append(sample)
     return groups
 
@@ -199,10 +197,14 @@ def _shared_word(captions: Sequence[str]) -> str:
     common = frozenset(COMMON.split())
     counts: Counter[str] = Counter()
     for caption in captions:
-        words = dict.fromkeys(word.casefold() for word in re.findall(r"\w{3,}", caption))
-        counts.update(word for word in words if word not in common)
+        counts.update(word for word in _words(caption) if word not in common)
     likely = [word for word, count in counts.items() if TRIGGER_SHARE <= count / len(captions) < 1]
     return max(likely, key=counts.__getitem__, default="")
+
+
+def _words(caption: str) -> dict[str, None]:
+    """The words of three letters or more, in their order and without their case."""
+    return dict.fromkeys(word.casefold() for word in re.findall(r"\w{3,}", caption))
 
 
 def _cut(text: str, length: int = 60) -> str:
