@@ -12,6 +12,7 @@ import argparse
 import gc
 import json
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,19 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer_core.adapter.build import add_adapter
-from trainer_core.flux.load import FluxShape, empty_transformer, load_transformer
-from trainer_core.flux.modulation import Conditions, is_modulation, keep_on_host, look_ahead
-from trainer_core.flux.offload import let_blocks_wait, waiting_layers
+from trainer_core.flux.load import FluxShape, empty_transformer
+from trainer_core.flux.modulation import Conditions, look_ahead
 from trainer_core.flux.predict import predict_velocity
-from trainer_core.flux.quantize import make_quantiser
-from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.optimizers import make_optimizer
 from trainer_core.plan.phases import CARD_FLOOR, transformer_phases
 from trainer_core.setup import Setup
+from trainer_core.trainee import load_base, make_trainable
 
-from .host_memory import make_setup_of
-from .random_flux import BLOCK, FULL, SPREAD
+from .host_memory import make_setup
+from .random_flux import BLOCK, FULL, SPREAD, original_shapes, write_hollow
 
 STEPS = 5  # after one that warms up
 SMALL = replace(FULL, num_double=1, num_single=1, width=256, t5_width=128)
@@ -58,18 +56,10 @@ class RandomWeights:
 
 def measure(setup: Setup, weights: RandomWeights) -> dict[str, Any]:
     """Load, and train a few steps."""
-    device, base, one = setup.device, setup.job.base, setup.samples[0].bucket
+    device, one = setup.device, setup.samples[0].bucket
     is_card = device.type == "cuda"
-    on_host = is_modulation if setup.modulation_on_host else (lambda name: False)
-    waits = waiting_layers(setup.shape, base.blocks_to_swap)
-    quantiser = make_quantiser(base.base_model_precision, device)
-    transformer = load_transformer(weights, setup.dtype, device, quantiser, on_host, waits)
-    if setup.modulation_on_host:
-        keep_on_host(transformer, device)
-    parameters = list(add_adapter(transformer, setup.adapter, seed=0).values())
-    recompute_blocks(transformer, 1)
-    if base.blocks_to_swap:
-        let_blocks_wait(transformer, base.blocks_to_swap, device)
+    transformer = load_base(setup, weights)
+    parameters = list(make_trainable(setup, transformer, weights).values())
     optimizer = make_optimizer(setup.job.optimizer, parameters, 0)
     transformer.train()
     if is_card:
@@ -91,22 +81,39 @@ def measure(setup: Setup, weights: RandomWeights) -> dict[str, Any]:
         times.append(time.perf_counter() - began)
     report: dict[str, Any] = {"seconds_per_step": round(statistics.median(times[1:]), 3)}
     if is_card:
-        plan = next(phase for phase in transformer_phases(setup) if phase.name == "train")
         report["allocated_gb"] = round(torch.cuda.max_memory_allocated(device) / 1e9, 2)
         report["reserved_gb"] = round(torch.cuda.max_memory_reserved(device) / 1e9, 2)
-        report["planned_gb"] = round((plan.card - CARD_FLOOR["cuda"]) / 1e9, 2)
+        report["planned_gb"] = planned_gb(setup)
     return report
 
 
-def rows(device: torch.device) -> list[dict[str, Any]]:
+def planned_gb(setup: Setup) -> float:
+    """What the plan says that torch will have allocated at the peak of a step."""
+    plan = next(phase for phase in transformer_phases(setup) if phase.name == "train")
+    return round((plan.card - CARD_FLOOR["cuda"]) / 1e9, 2)
+
+
+def planned_rows(folder: Path) -> list[dict[str, Any]]:
+    """The plan's figure for every row, for a card that need not be there."""
+    path, card = folder / "full.safetensors", torch.device("cuda")
+    write_hollow(path, original_shapes(FULL))
+    return [
+        {"precision": precision, "pixels": pixels, "blocks_to_swap": count, "planned_gb": planned_gb(setup)}
+        for precision, pixels, count in ROWS
+        for setup in [make_setup(path, precision, pixels, device=card, blocks_to_swap=count)]
+    ]
+
+
+def rows(device: torch.device, folder: Path) -> list[dict[str, Any]]:
     """All rows; on the CPU two of a reduced model."""
     is_card = device.type == "cuda"
-    shape = FULL if is_card else SMALL
+    shape, path = FULL if is_card else SMALL, folder / "hollow.safetensors"
+    write_hollow(path, original_shapes(shape))
     block = SPREAD * torch.randn(BLOCK if is_card else 1 << 22, generator=torch.Generator().manual_seed(0))
     weights = RandomWeights(shape, block.bfloat16())
     found = []
     for precision, pixels, count in ROWS if is_card else [("no_change", 64, 0), ("int8-quanto", 64, 2)]:
-        setup = make_setup_of(shape, Path("random"), precision, pixels, device=device, blocks_to_swap=count)
+        setup = make_setup(path, precision, pixels, device=device, blocks_to_swap=count)
         found.append({"precision": precision, "pixels": pixels, "blocks_to_swap": count, **measure(setup, weights)})
         gc.collect()
         if is_card:
@@ -116,15 +123,20 @@ def rows(device: torch.device) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--plan", action="store_true", help="only what the plan says of every row, for a card that need not be there"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "no card: a reduced model on the CPU, for no table"
-    report = {"device": name, "torch": torch.__version__, "rows": rows(device)}
+    with tempfile.TemporaryDirectory() as folder:
+        found = planned_rows(Path(folder)) if arguments.plan else rows(device, Path(folder))
+    report = {"device": "any: this is the plan" if arguments.plan else name, "torch": torch.__version__, "rows": found}
     if arguments.json:
         print(json.dumps(report))
         return
-    print(name)
+    print(report["device"])
     for row in report["rows"]:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
 

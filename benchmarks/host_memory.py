@@ -17,23 +17,22 @@ import torch
 from diffusers import FluxTransformer2DModel
 from transformers import T5EncoderModel
 
-from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.data.buckets import Bucket
 from trainer_core.data.sample import Facts, Sample
 from trainer_core.flux.dialects import open_t5
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
-from trainer_core.flux.load import FluxShape, empty_transformer, load_transformer, open_weights
+from trainer_core.flux.load import empty_transformer, open_weights
 from trainer_core.flux.predict import predict_velocity
-from trainer_core.flux.quantize import make_quantiser, stored_bytes
-from trainer_core.flux.recompute import recompute_blocks
+from trainer_core.flux.quantize import stored_bytes
 from trainer_core.flux.text import load_t5, t5_config
 from trainer_core.host_memory import give_back_at_once
 from trainer_core.job_file import parse_job
 from trainer_core.optimizers import make_optimizer
 from trainer_core.plan.phases import HOST_FLOOR, encoder_bytes, transformer_phases
 from trainer_core.setup import Setup
+from trainer_core.trainee import load_base, make_trainable
 from trainer_core.validation.sample import sampler_settings
 
 from .memory import anonymous_bytes, watched
@@ -42,15 +41,9 @@ from .random_flux import FULL, original_shapes, t5_shapes, write_random
 CPU = torch.device("cpu")
 
 
-def make_setup(path: Path, precision: str, pixels: int) -> Setup:
-    """A job on the random file, on the CPU, with one picture of that size."""
-    return make_setup_of(open_weights(path).shape, path, precision, pixels)
-
-
-def make_setup_of(
-    shape: FluxShape, path: Path, precision: str, pixels: int, *, device: torch.device = CPU, blocks_to_swap: int = 0
-) -> Setup:
-    """A job on a transformer of that shape."""
+def make_setup(path: Path, precision: str, pixels: int, *, device: torch.device = CPU, blocks_to_swap: int = 0) -> Setup:
+    """A job on the random file with one picture of that size: rank 16, all+ffs, gradient checkpointing."""
+    shape = open_weights(path).shape
     job = parse_job(
         {
             "datasets": [{"instance_data_dir": "."}],
@@ -83,9 +76,8 @@ def make_setup_of(
 def load(setup: Setup) -> tuple[dict[str, Any], FluxTransformer2DModel]:
     """Load and quantise; what it took, and the transformer."""
     weights = open_weights(setup.files.transformer)
-    quantiser = make_quantiser(setup.job.base.base_model_precision, CPU)
     with watched() as seen:
-        transformer = load_transformer(weights, setup.dtype, CPU, quantiser)
+        transformer = load_base(setup, weights)
     kept = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
     empty = empty_transformer(setup.shape)
     whole = [*empty.transformer_blocks, *empty.single_transformer_blocks]
@@ -101,8 +93,7 @@ def train(setup: Setup, transformer: FluxTransformer2DModel) -> dict[str, Any]:
     """One step; what it took."""
     shape, bucket = setup.shape, setup.samples[0].bucket
     with watched() as seen:
-        parameters = add_adapter(transformer, setup.adapter, seed=0)
-        recompute_blocks(transformer, 1)
+        parameters = make_trainable(setup, transformer, open_weights(setup.files.transformer))
         optimizer = make_optimizer(setup.job.optimizer, list(parameters.values()), 0)
         transformer.train()
         prediction = predict_velocity(

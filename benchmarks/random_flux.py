@@ -20,6 +20,7 @@ from trainer_core.flux.names import places
 from trainer_core.flux.text import T5_V1_1_XXL
 
 FULL = FluxShape(num_double=19, num_single=38, width=3072, in_channels=64, t5_width=4096, clip_width=768, guidance=True)
+WIDTHS = {"BF16": 2, "F32": 4}  # bytes a number
 BLOCK = 1 << 26  # numbers
 SPREAD = 0.02  # standard deviation
 
@@ -43,26 +44,40 @@ def t5_shapes() -> dict[str, tuple[int, ...]]:
     return {name: size for name, size in state.items() if name != "encoder.embed_tokens.weight"}
 
 
+def write_hollow(path: Path, shapes: Mapping[str, tuple[int, ...]], dtype: str = "BF16") -> None:
+    """A safetensors file with a hole where the numbers would be: enough for whatever only looks at the header."""
+    header, end = _header(shapes, dtype)
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + end)
+
+
 def write_random(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """A bf16 safetensors file of these tensors; left alone if it is there in full."""
-    header, end = {}, 0
-    for name, size in shapes.items():
-        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + 2 * prod(size)]}
-        end += 2 * prod(size)
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    if path.exists() and path.stat().st_size == 8 + len(text) + end:
+    header, end = _header(shapes, "BF16")
+    if path.exists() and path.stat().st_size == len(header) + end:
         return
     numbers = SPREAD * torch.randn(BLOCK, generator=torch.Generator().manual_seed(0))
     block = memoryview(numbers.bfloat16().view(torch.uint8).numpy())
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
+        file.write(header)
         for number, size in enumerate(shapes.values()):
             left, start = 2 * prod(size), 2 * (number * 7919 % (BLOCK // 2))
             while left:
                 chunk = block[start : start + left]
                 file.write(chunk)
                 left, start = left - len(chunk), 0
+
+
+def _header(shapes: Mapping[str, tuple[int, ...]], dtype: str) -> tuple[bytes, int]:
+    """The beginning of a safetensors file of these tensors, and how many bytes of numbers follow."""
+    header, end = {}, 0
+    for name, size in shapes.items():
+        header[name] = {"dtype": dtype, "shape": list(size), "data_offsets": [end, end + WIDTHS[dtype] * prod(size)]}
+        end += WIDTHS[dtype] * prod(size)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text, end
 
 
 def main() -> None:

@@ -15,17 +15,10 @@ from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
 from .child import check
 from .folders import home_dir
+from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
-    FlowConfigWire,
-    FluxTrainModel,
-    LoraConfigWire,
-    OptimizerConfigWire,
-    TrainDataset,
-    TrainingOptionsWire,
-    TreadRoutes,
-    ValidationConfigWire,
 )
 
 
@@ -40,17 +33,11 @@ class TrainingPlan(io.ComfyNode):
             category=CATEGORY,
             description="Says before the training what each phase will need, and what to change where it does not fit.",
             inputs=[
-                FluxTrainModel.Input("model", tooltip="The base, from Load FLUX for Training."),
-                TrainDataset.Input("dataset", tooltip="The pictures, from Dataset Bucket."),
+                *needed_sockets(),
                 io.Boolean.Input(
                     "probe", default=False, tooltip="Also train a step of a small part, to tell how long a step will take."
                 ),
-                LoraConfigWire.Input("lora", optional=True, tooltip="From LoRA Config; without it its defaults."),
-                TreadRoutes.Input("routes", optional=True, tooltip="From TREAD Route; without it no token skips a layer."),
-                OptimizerConfigWire.Input("optimizer", optional=True, tooltip="From Optimizer Config, or its defaults."),
-                FlowConfigWire.Input("flow", optional=True, tooltip="From Flow Schedule Config, or its defaults."),
-                ValidationConfigWire.Input("validation", optional=True, tooltip="From Validation Config, or its defaults."),
-                TrainingOptionsWire.Input("options", optional=True, tooltip="From Training Options, or its defaults."),
+                *optional_sockets(),
             ],
             outputs=[io.String.Output(display_name="report"), io.Image.Output(display_name="chart")],
         )
@@ -66,8 +53,7 @@ class TrainingPlan(io.ComfyNode):
     ) -> io.NodeOutput:
         import comfy.model_management as management
 
-        device = "cpu" if management.get_torch_device().type == "cpu" else "cuda"
-        training = (options or TrainingSpec()).model_copy(update={"device": device})
+        training = (options or TrainingSpec()).model_copy(update={"device": comfy_device()})
         parts = {"base": model, "datasets": dataset, "training": training.model_dump(), **specs}
         job = parse_job({"name": "plan", **parts}, "TrainingPlan")
         with tempfile.TemporaryDirectory() as folder:

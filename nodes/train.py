@@ -22,18 +22,11 @@ from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
 from .child import train
 from .folders import home_dir, loras_dir, output_dir
+from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
-    FlowConfigWire,
-    FluxTrainModel,
-    LoraConfigWire,
-    OptimizerConfigWire,
-    TrainDataset,
-    TrainingOptionsWire,
     TrainRun,
-    TreadRoutes,
-    ValidationConfigWire,
     widget,
 )
 
@@ -59,18 +52,12 @@ class TrainLoRA(io.ComfyNode):
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                FluxTrainModel.Input("model", tooltip="The base, from Load FLUX for Training."),
-                TrainDataset.Input("dataset", tooltip="The pictures, from Dataset Bucket."),
+                *needed_sockets(),
                 widget(TrainJob, "name"),
                 widget(TrainingSpec, "max_train_steps"),
                 # not "seed": the browser would put a widget behind it that changes it on every run
                 widget(TrainingSpec, "seed", "training_seed"),
-                LoraConfigWire.Input("lora", optional=True, tooltip="From LoRA Config; without it its defaults."),
-                TreadRoutes.Input("routes", optional=True, tooltip="From TREAD Route; without it no token skips a layer."),
-                OptimizerConfigWire.Input("optimizer", optional=True, tooltip="From Optimizer Config, or its defaults."),
-                FlowConfigWire.Input("flow", optional=True, tooltip="From Flow Schedule Config, or its defaults."),
-                ValidationConfigWire.Input("validation", optional=True, tooltip="From Validation Config, or its defaults."),
-                TrainingOptionsWire.Input("options", optional=True, tooltip="From Training Options, or its defaults."),
+                *optional_sockets(),
             ],
             outputs=[
                 io.LoraModel.Output(display_name="LORA_MODEL"),
@@ -94,9 +81,8 @@ class TrainLoRA(io.ComfyNode):
     ) -> io.NodeOutput:
         import comfy.model_management as management
 
-        device = "cpu" if management.get_torch_device().type == "cpu" else "cuda"
         training = (options or TrainingSpec()).model_dump()
-        training |= {"max_train_steps": max_train_steps, "seed": training_seed, "device": device}
+        training |= {"max_train_steps": max_train_steps, "seed": training_seed, "device": comfy_device()}
         parts = {"base": model, "datasets": dataset, "training": training, **specs}
         job = parse_job({"name": name, **parts, "metadata": _metadata(cls.hidden)}, "TrainLoRA")
         result = train(

@@ -1,9 +1,7 @@
 """The plan before the run: counted right, rehearsed right, judged right."""
 
 import json
-import struct
 from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.host_memory import make_setup
-from benchmarks.random_flux import FULL, original_shapes
+from benchmarks.random_flux import FULL, original_shapes, write_hollow
 from support import Command, job_data
 from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
@@ -23,12 +21,13 @@ from trainer_core.flux.quantize import METHODS, UNQUANTISED, make_quantiser, sto
 from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.job_file import parse_job
 from trainer_core.plan.activations import Pass, predict, sampling_growth, training_growth
-from trainer_core.plan.phases import GIB, kept_weights, plan_phases, state_bytes
+from trainer_core.plan.phases import GIB, plan_phases, sampling_work, state_bytes
 from trainer_core.plan.plan import (
     FITS,
     IS_TIGHT,
     TOO_BIG,
     Room,
+    alternatives,
     describe,
     is_surely_small,
     judge,
@@ -37,6 +36,7 @@ from trainer_core.plan.plan import (
     room_here,
 )
 from trainer_core.plan.rehearse import rehearse
+from trainer_core.plan.weights import kept_weights
 from trainer_core.setup import prepare
 from trainer_core.specs.adapter import LoraSpec
 from trainer_core.specs.optimizer import OptimizerSpec
@@ -46,17 +46,10 @@ PICO = open_weights(PICO_FILES.transformer).shape
 ONE = Pass(batch=2, width=512, height=256, num_text=64)
 
 
-def full_flux(folder: Path) -> Path:
-    """A file with the header of the whole FLUX.1 and a hole where its 24 GB would be."""
-    header, end = {}, 0
-    for name, size in original_shapes(FULL).items():
-        header[name] = {"dtype": "BF16", "shape": list(size), "data_offsets": [end, end + 2 * prod(size)]}
-        end += 2 * prod(size)
-    text = json.dumps(header).encode()
-    path = folder / "flux.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
+def full_flux(folder: Path, dtype: str = "BF16") -> Path:
+    """A file with the header of the whole FLUX.1 and a hole where its numbers would be."""
+    path = folder / f"flux-{dtype}.safetensors"
+    write_hollow(path, original_shapes(FULL), dtype)
     return path
 
 
@@ -91,7 +84,7 @@ def test_checkpointing_keeps_less_and_computes_more():
 def test_kept_weights_are_counted_as_they_are_stored(precision):
     loaded = load_transformer(PICO_FILES.transformer, torch.bfloat16, CPU, make_quantiser(precision, CPU))
     counted = kept_weights(empty_transformer(PICO), precision, UNQUANTISED, torch.bfloat16)
-    assert counted.total == pytest.approx(stored_bytes(loaded), rel=0.03)
+    assert counted.own == pytest.approx(stored_bytes(loaded), rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +106,29 @@ def test_a_whole_flux_is_planned_from_its_header_alone(tmp_path):
     assert 23.5 < peaks["no_change"] / GIB < 26.5
     assert 12.5 < peaks["int8-quanto"] / GIB < 15
     assert 7.2 < peaks["nf4-bnb"] / GIB < 9.5
+
+
+def test_only_what_keeps_the_files_format_is_mapped(tmp_path):
+    as_it_is, converted = (
+        plan_phases(make_setup(full_flux(tmp_path, dtype), "no_change", 512))[-1] for dtype in ("BF16", "F32")
+    )
+    assert 22 * GIB < as_it_is.mapped < 23 * GIB and converted.mapped == 0
+    assert converted.host - as_it_is.host == as_it_is.mapped
+
+
+def test_a_smaller_rank_is_planned_with_its_own_adapter(tmp_path):
+    setup = make_setup(full_flux(tmp_path), "nf4-bnb", 512)
+    smaller = next(other for change, other in alternatives(setup) if change == {"lora.lora_rank": 4})
+    assert smaller.num_parameters * 4 == setup.num_parameters
+    assert plan_phases(smaller)[-1].host < plan_phases(setup)[-1].host
+
+
+def test_as_many_pictures_are_planned_as_are_sampled_together(pictures):
+    one, several = (
+        prepare(parse_job(job_data(pictures, validation={"validation_prompts": ["a"] * count, "num_validation_images": 4})))
+        for count in (1, 100)
+    )
+    assert sampling_work(one) * 4 < sampling_work(several)
 
 
 def test_the_verdict_names_what_costs_least_and_would_fit(tmp_path):

@@ -31,7 +31,7 @@ from trainer_core.flux.quantize import (
 from trainer_core.flux.text import EncoderFormat, load_clip, load_t5
 from trainer_core.job_file import parse_job
 from trainer_core.setup import prepare
-from trainer_core.trainee import load_base
+from trainer_core.trainee import load_base, quantised_on
 
 CPU = torch.device("cpu")
 COMPILES = pytest.mark.slow  # quanto compiles its kernels for these: a minute
@@ -116,7 +116,7 @@ def test_a_lora_learns_resumes_exactly_and_exports_the_same_keys(precision, pict
 def test_quantising_on_the_cpu_gives_what_quantising_on_the_card_gives(pictures, tmp_path):
     base = {"base_model_precision": "int8-quanto", "quantize_via": "cpu"}
     setup = prepare(parse_job(job_data(pictures, base=base)))
-    _, transformer = load_base(setup)
+    transformer = load_base(setup, open_weights(setup.files.transformer))
     other = quantised_pico("int8-quanto", torch.float32)
     for layer in ("transformer_blocks.1.ff.net.2", "single_transformer_blocks.0.proj_out"):
         one, two = dequantised(transformer.get_submodule(layer)), dequantised(other.get_submodule(layer))
@@ -130,7 +130,8 @@ def test_a_loftq_run_starts_nearer_to_the_whole_base_and_exports_for_it(pictures
 
     def first_prediction(base: dict, init: str) -> torch.Tensor:
         setup = prepare(parse_job(data(base, init)))
-        weights, transformer = load_base(setup)
+        weights = open_weights(setup.files.transformer)
+        transformer = load_base(setup, weights)
         add_adapter(transformer, setup.adapter, 0, unquantised=lambda layer: weights.read(f"{layer}.weight"))
         random = torch.Generator().manual_seed(0)
         x, text, pooled = (torch.randn(shape, generator=random) for shape in ((2, 16, 8, 8), (2, 32, 128), (2, 64)))
@@ -173,6 +174,11 @@ def test_captions_encode_nearly_alike_with_quantised_text_encoders(precision, pi
     whole_run = run_in_process(parse_job(job_data(pictures)), tmp_path, tmp_path / "cache")
     small_run = run_in_process(parse_job(job_data(pictures, base=base)), tmp_path, tmp_path / "cache")
     assert whole_run["losses"] != small_run["losses"]  # other entries of the cache, not those of the whole encoders
+
+
+def test_layers_are_quantised_where_the_job_says():
+    card = torch.device("cuda")
+    assert quantised_on("accelerator", card) == card and quantised_on("cpu", card) == CPU
 
 
 @pytest.mark.parametrize("precision", METHODS)

@@ -53,35 +53,46 @@ class Trainee:
         return nullcontext() if self.assistant is None else self.assistant.at(strength)
 
 
-def load_base(setup: Setup) -> tuple[FluxWeights, FluxTransformer2DModel]:
-    """The frozen base in the precision that the job asks for, and its weights as they are in the file."""
+def load_base(setup: Setup, weights: FluxWeights) -> FluxTransformer2DModel:
+    """The frozen base in the precision that the job asks for, each layer where it belongs."""
     base = setup.job.base
-    weights = open_weights(setup.files.transformer)
-    via = torch.device("cpu") if base.quantize_via == "cpu" else setup.device
-    quantiser = make_quantiser(base.base_model_precision, via)
+    quantiser = make_quantiser(base.base_model_precision, quantised_on(base.quantize_via, setup.device))
     on_host = is_modulation if setup.modulation_on_host else nothing
     waits = waiting_layers(setup.shape, base.blocks_to_swap)
     transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host, waits)
     if setup.modulation_on_host:
         keep_on_host(transformer, setup.device)
-    return weights, transformer
+    return transformer
 
 
-def build_trainee(setup: Setup, context: RunContext) -> Trainee:
-    """The frozen base with the adapter on it and the optimiser, as new or as the newest checkpoint left them."""
-    training = setup.job.training
-    context.events.phase("load", 0, 1)
-    weights, transformer = load_base(setup)
-    helper = setup.job.base.assistant_lora_path
-    assistant = add_assistant(transformer, Path(helper.strip()).expanduser(), setup.shape) if helper else None
+def quantised_on(quantize_via: str, device: torch.device) -> torch.device:
+    """Where each layer is quantised."""
+    return torch.device("cpu") if quantize_via == "cpu" else device
+
+
+def make_trainable(setup: Setup, transformer: FluxTransformer2DModel, weights: FluxWeights) -> dict[str, Parameter]:
+    """Put the adapter on the base, and on each block what saves memory; the trained parameters by name."""
+    training, base = setup.job.training, setup.job.base
     parameters = add_adapter(
         transformer, setup.adapter, training.seed, setup.initial, lambda layer: weights.read(f"{layer}.weight")
     )
     if training.gradient_checkpointing:
         interval, offload = training.gradient_checkpointing_interval, training.enable_activation_offloading
         recompute_blocks(transformer, interval, offload=offload)
-    if setup.job.base.blocks_to_swap:
-        let_blocks_wait(transformer, setup.job.base.blocks_to_swap, setup.device)
+    if base.blocks_to_swap:
+        let_blocks_wait(transformer, base.blocks_to_swap, setup.device)
+    return parameters
+
+
+def build_trainee(setup: Setup, context: RunContext) -> Trainee:
+    """The frozen base with the adapter on it and the optimiser, as new or as the newest checkpoint left them."""
+    training = setup.job.training
+    context.events.phase("load", 0, 1)
+    weights = open_weights(setup.files.transformer)
+    transformer = load_base(setup, weights)
+    helper = setup.job.base.assistant_lora_path
+    assistant = add_assistant(transformer, Path(helper.strip()).expanduser(), setup.shape) if helper else None
+    parameters = make_trainable(setup, transformer, weights)
     optimizer = make_optimizer(setup.job.optimizer, parameters.values(), training.seed)
     ema = Ema(parameters, training.ema_decay, training.ema_update_interval) if training.use_ema else None
     history = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer, ema)

@@ -11,11 +11,15 @@ from typing import Any
 import psutil
 import torch
 
+from ..adapter.plan import plan_adapter
+from ..data.sample import Sample
 from ..errors import JobError
 from ..flux.files import file_bytes
+from ..flux.load import empty_transformer
 from ..flux.quantize import WHOLE
 from ..host_memory import give_back_at_once
 from ..setup import Setup
+from ..validation.sample import prompts_at_once
 from .phases import GIB, Phase, disk_bytes, largest_picture, plan_phases
 
 TIGHT = 0.9  # of the memory there is
@@ -92,8 +96,10 @@ def is_surely_small(setup: Setup, room: Room) -> bool:
     """Whether a crude bound from above is far below the memory there is: all files in float32 and once more, and for each
     token and block twice what a block keeps without checkpointing."""
     width, height = largest_picture(setup)
-    tokens = width * height // 256 + setup.flavour.t5_max_length
-    work = 128 * setup.job.training.train_batch_size * tokens * setup.shape.width
+    text, sampler = setup.flavour.t5_max_length, setup.sampler
+    trained = setup.job.training.train_batch_size * (width * height // 256 + text)
+    sampled = 2 * prompts_at_once(sampler) * (sampler.num_tokens + text) if setup.prompts else 0
+    work = 128 * max(trained, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single
     files = {setup.files.transformer, setup.files.vae, setup.files.clip_l, setup.files.t5}
     weights = 8 * sum(file_bytes(path) for path in files) + 32 * setup.num_parameters
@@ -153,7 +159,7 @@ def _changes(setup: Setup) -> Iterator[Change]:
             yield {"base.blocks_to_swap": num_blocks // share, "training.gradient_checkpointing": True}
     if any(sample.bucket.width * sample.bucket.height > SMALL_RESOLUTION**2 * 1.2 for sample in setup.samples):
         yield {"datasets.resolution": SMALL_RESOLUTION}
-    if job.lora.lora_rank > 4:
+    if job.lora.lora_rank > 4 and not job.lora.init_lora:  # that file has the rank
         yield {"lora.lora_rank": max(4, job.lora.lora_rank // 4)}
 
 
@@ -170,10 +176,14 @@ def _changed(setup: Setup, change: Change) -> Setup:
     specs = {part: getattr(setup.job, part).model_copy(update=fields) for part, fields in parts.items()}
     job = setup.job.model_copy(update=specs)
     dtype = torch.bfloat16 if job.base.mixed_precision == "bf16" else torch.float32
-    return replace(setup, job=job, samples=samples, eval_samples=eval_samples, dtype=dtype)
+    adapter = setup.adapter
+    if job.lora != setup.job.lora:
+        is_quantised = job.base.base_model_precision not in WHOLE
+        adapter = plan_adapter(empty_transformer(setup.shape), job.lora, quantised=is_quantised)
+    return replace(setup, job=job, samples=samples, eval_samples=eval_samples, dtype=dtype, adapter=adapter)
 
 
-def _shrunk(sample: Any, resolution: int) -> Any:
+def _shrunk(sample: Sample, resolution: int) -> Sample:
     """The sample in a bucket of about that area."""
     bucket = sample.bucket
     scale = min(1.0, resolution / (bucket.width * bucket.height) ** 0.5)

@@ -79,6 +79,11 @@ def sampler_settings(spec: ValidationSpec, flavour: Flavour) -> SamplerSettings:
     )
 
 
+def prompts_at_once(settings: SamplerSettings) -> int:
+    """As many prompts are sampled together; with real CFG each is there twice."""
+    return max(1, TOKENS_AT_ONCE // settings.num_tokens)
+
+
 @torch.no_grad()
 def sample_latents(
     transformer: FluxTransformer2DModel,
@@ -95,7 +100,7 @@ def sample_latents(
     size = (1, LATENT_CHANNELS, settings.height // DOWNSCALE, settings.width // DOWNSCALE)
     noise = torch.randn(size, generator=torch.Generator("cpu").manual_seed(settings.seed))
     sigmas = sampling_schedule(settings.num_steps, settings.shift)
-    at_once = max(1, TOKENS_AT_ONCE // settings.num_tokens)
+    at_once = prompts_at_once(settings)
     latents = []
     for start in range(0, len(prompts), at_once):
         chunk = prompts[start : start + at_once]
