@@ -71,6 +71,14 @@ def test_accumulation_makes_fewer_steps(pictures):
     assert "steps per epoch: 2 at batch size 1, 4 batches a step" in report.describe()
 
 
+def test_references_of_several_shapes_are_batches_of_their_own():
+    shapes = (SQUARE, SQUARE, Bucket(80, 48))
+    references = [Reference(Path("r.png"), Facts(64, 64, "r"), shape, (Fit(*shape, 0, 0),)) for shape in shapes]
+    samples = [sample(f"{n}.png", reference=reference) for n, reference in enumerate(references)]
+    report = make_report(Index(tuple(samples)), (DatasetSpec(instance_data_dir="nowhere"),), 4)
+    assert [(bucket.pictures, bucket.batches) for bucket in report.parts[0].buckets] == [(3, 2)]
+
+
 def test_captions_masks_and_references_are_counted():
     facts = Facts(64, 64, "r")
     reference = Reference(Path("r.png"), facts, SQUARE, (Fit(64, 64, 0, 0),))

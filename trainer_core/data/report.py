@@ -7,7 +7,7 @@ them; "an epoch" counts what an epoch shows, with resolutions and repeats. Needs
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import groupby
@@ -249,11 +249,22 @@ def _caption_facts(pictures: Sequence[Sample]) -> CaptionFacts:
 
 def _buckets(samples: Sequence[Sample], batch_size: int) -> list[BucketCount]:
     """The buckets of one dataset, the fullest first."""
-    passes: dict[Bucket, list[int]] = defaultdict(list)
+    of_bucket: dict[Bucket, list[Sample]] = defaultdict(list)
     for sample in samples:
-        passes[sample.bucket].append(sample.passes)
-    counts = [BucketCount(bucket, len(each), sum(each), math.ceil(sum(each) / batch_size)) for bucket, each in passes.items()]
+        of_bucket[sample.bucket].append(sample)
+    counts = [
+        BucketCount(bucket, len(each), sum(sample.passes for sample in each), _batches(each, batch_size))
+        for bucket, each in of_bucket.items()
+    ]
     return sorted(counts, key=lambda count: (-count.pictures, count.bucket))
+
+
+def _batches(samples: Sequence[Sample], batch_size: int) -> int:
+    """How many batches an epoch has of one bucket, whose references may be of several."""
+    shown: Counter[Bucket | None] = Counter()
+    for sample in samples:
+        shown[sample.reference.bucket if sample.reference else None] += sample.passes
+    return sum(math.ceil(count / batch_size) for count in shown.values())
 
 
 def _describe_part(part: Part) -> list[str]:
