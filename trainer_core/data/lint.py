@@ -148,22 +148,18 @@ def _full_bucket(samples: Sequence[Sample], spec: DatasetSpec, batch_size: int) 
 
 
 def _small_buckets(samples: Sequence[Sample], spec: DatasetSpec, batch_size: int) -> Iterator[Finding]:
+    """What is still less than a batch once the dataset's small_buckets were merged or dropped."""
     counts: Counter[str] = Counter()
     for sample in samples:
         counts[str(sample.bucket)] += sample.passes
     small = {bucket: count for bucket, count in counts.items() if count < batch_size}
     if not small:
         return
-    outcome = {
-        "smaller_batch": "their batches are smaller",
-        "merge": "they are merged with the nearest shape",
-        "drop": "their pictures are left out",
-    }[spec.small_buckets]
     named = ", ".join(f"{bucket} ({count})" for bucket, count in list(small.items())[:4]) + ", …" * (len(small) > 4)
     yield Finding(
         "small_buckets",
         f"{share_of(len(small), len(counts), 'buckets')} {'holds' if len(small) == 1 else 'hold'} less than a batch of "
-        f"{batch_size}, so {outcome}: {named}",
+        f"{batch_size}, so their batches are smaller: {named}",
         "add pictures of these shapes, raise repeats, lower train_batch_size, or choose another small_buckets",
         tuple(dict.fromkeys(sample.path for sample in samples if str(sample.bucket) in small)),
     )
