@@ -13,8 +13,6 @@ from comfy_api.latest import io
 
 from ..trainer_core import pico
 from ..trainer_core.data.index import index_datasets
-from ..trainer_core.data.report import make_report
-from ..trainer_core.data.sheet import draw_sheet
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
 from ..trainer_core.run_dir import PICTURE_SUFFIXES, dataset_digest
@@ -96,6 +94,9 @@ class DatasetBucket(io.ComfyNode):
         training: TrainingSpec | None = None,
         **values: Any,
     ) -> io.NodeOutput:
+        from ..trainer_core.data.report import make_report
+        from ..trainer_core.data.sheet import draw_sheet
+
         batch = Batch(*(values.pop(name, None) for name in Batch._fields))
         values = joined(options, values, "DatasetBucket")
         values |= batch.keep(path, values) if batch.given() else {"instance_data_dir": str(_chosen(folder, path))}

@@ -256,6 +256,25 @@ def test_a_sheet_has_one_width_and_shows_the_first_of_many(pictures):
     assert draw_sheet(Index(())).width == WIDTH
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_a_picture_of_any_mode_is_drawn(tmp_path, mode):
+    grey = Image.new("L", (320, 160), 255)
+    picture = Image.new("I;16", grey.size, 65535) if mode == "I;16" else grey.convert("RGB").convert(mode)
+    picture.save(tmp_path / "wide.tif")
+    shown = sample(str(tmp_path / "wide.tif"), size=(320, 160))
+    assert cell(draw_sheet(Index((shown,)))).getpixel((40, 40)) == (255, 255, 255)
+
+
+def test_a_turned_picture_is_drawn_upright(tmp_path):
+    picture = Image.new("RGB", (160, 320), (0, 0, 255))
+    picture.paste((255, 0, 0), (0, 0, 160, 160))  # its upper half, which is the right one once it is upright
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=exif)
+    drawn = cell(draw_sheet(Index((sample(str(tmp_path / "turned.png"), size=(320, 160)),))))
+    assert (drawn.getpixel((40, 40)), drawn.getpixel((120, 40))) == ((0, 0, 255), (255, 0, 0))
+
+
 def test_what_is_left_out_has_a_shelf_of_its_own(pictures, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     index = index_datasets((DatasetSpec(instance_data_dir=str(pictures)),), PICO)

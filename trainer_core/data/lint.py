@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from ..specs.dataset import DatasetSpec
@@ -71,7 +70,8 @@ def _enlarged(samples: Sequence[Sample], spec: DatasetSpec, batch_size: int) -> 
         most = max(map(enlargement, small))
         share, paths = share_of(len(small), len(group)), tuple(sample.path for sample in small)
         if 2 * len(small) > len(group):
-            edge = round(median(sample.facts.width * sample.facts.height for sample in group) ** 0.5)
+            areas = sorted(sample.facts.width * sample.facts.height for sample in group)
+            edge = round(areas[len(areas) // 2] ** 0.5)
             yield Finding(
                 "resolution_above_pictures",
                 f"{name} is far above {share}: they are enlarged up to {most:.1f} times, and blur is learned",

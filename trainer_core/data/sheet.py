@@ -18,7 +18,7 @@ from ..errors import JobError
 from .buckets import Fit
 from .report import bare_reason
 from .sample import Index, Rejected, Sample
-from .upright import EXIF_ORIENTATION, SIXTEEN_BITS, load_mask
+from .upright import EXIF_ORIENTATION, load_mask
 
 CELL, GAP, MARGIN, LINE, TITLE = 160, 12, 20, 16, 42  # in pixels
 COLUMNS, MOST_ROWS, FEW_BUCKETS, MOST_BUCKETS = 8, 2, 8, 32  # of more than a few buckets, one row each is shown
@@ -34,6 +34,7 @@ LEGEND = {
 }
 MOST_PIXELS = 50_000_000  # rejected files may be of any size: a larger one is not decoded for its thumbnail
 UNREADABLE = (OSError, SyntaxError, ValueError, JobError, Image.DecompressionBombError)
+DEEP = ("I", "I;16", "I;16B")  # modes of 16 bits
 FONTS = ("DejaVuSans.ttf", "segoeui.ttf", "Arial.ttf", "Helvetica.ttc", "LiberationSans-Regular.ttf")
 
 
@@ -187,10 +188,10 @@ def _opened(path: Path, background: str) -> tuple[Image.Image, Image.Image]:
     with Image.open(path) as file:
         file.draft("RGB", (2 * CELL, 2 * CELL))
         image = file
-        if image.mode in SIXTEEN_BITS:
+        if image.mode in DEEP:
             image = image.point(lambda value: value * (1 / 257)).convert("L")
-        elif image.mode == "P":
-            image = image.convert("RGBA")
+        elif image.mode not in ("RGB", "RGBA", "L", "LA"):
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
         small = image.resize(_within(image.size), Image.Resampling.BICUBIC, reducing_gap=2.0)
         small.getexif()[EXIF_ORIENTATION] = file.getexif().get(EXIF_ORIENTATION, 1)
     with_alpha = ImageOps.exif_transpose(small).convert("RGBA")
