@@ -208,6 +208,19 @@ def test_what_is_only_judged_is_not_asked_for_a_trigger_word():
     assert faults_of(samples, dataset_type="eval").keys() == {"empty_captions"}
 
 
+def test_pictures_that_are_judged_and_trained_on_are_named(pictures, tmp_path):
+    held = make_pictures(tmp_path / "held", 1)
+    (held / "copy.png").write_bytes((pictures / "ball_4.png").read_bytes())
+    (held / "copy.txt").write_text("a ball 4")
+    (held / "ball_0.png").unlink()
+    Image.effect_noise((96, 96), 90).convert("RGB").save(held / "ball_0.png")
+    trained = DatasetSpec(id="trained", instance_data_dir=str(pictures))
+    judged = DatasetSpec(id="judged", instance_data_dir=str(held), dataset_type="eval")
+    (fault,) = report_on(trained, judged).faults
+    assert (fault.dataset_id, fault.kind, [path.name for path in fault.paths]) == ("judged", "judged_and_trained", ["copy.png"])
+    assert fault.text.startswith("1 of 2 pictures also trained on")
+
+
 @pytest.fixture
 def wide(tmp_path) -> Path:
     """A picture twice as wide as high, white."""

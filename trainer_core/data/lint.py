@@ -49,6 +49,20 @@ def find_faults(samples: Sequence[Sample], spec: DatasetSpec, batch_size: int) -
     return [Fault(spec.id, *finding) for check in checks if samples for finding in check(samples, spec, batch_size)]
 
 
+def find_leaks(samples: Sequence[Sample], datasets: Sequence[DatasetSpec]) -> list[Fault]:
+    """Pictures that are judged and trained on as well, by their content."""
+    judged = {spec.id for spec in datasets if spec.dataset_type == "eval"}
+    trained = {sample.facts.digest for sample in samples if sample.dataset_id not in judged}
+    faults = []
+    for name in sorted(judged):
+        contents = {sample.path: sample.facts.digest for sample in samples if sample.dataset_id == name}
+        paths = tuple(path for path, digest in contents.items() if digest in trained)
+        if paths:
+            text = f"{share_of(len(paths), len(contents))} also trained on, so their loss says nothing of pictures never seen"
+            faults.append(Fault(name, "judged_and_trained", text, "take them out of one of the two datasets", paths))
+    return faults
+
+
 def enlargement(sample: Sample) -> float:
     """How many times larger the picture is made; below 1 it is made smaller."""
     return max(sample.views[0].width / sample.facts.width, sample.views[0].height / sample.facts.height)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..specs.dataset import DatasetSpec
 from .buckets import Bucket
 from .duplicates import exact, near
-from .lint import Fault, enlargement, find_faults
+from .lint import Fault, enlargement, find_faults, find_leaks
 from .sample import Index, Rejected, Sample
 
 MOST_LINES, MOST_GROUPS, MOST_NAMED, LONGEST_CAPTION = 20, 5, 5, 100
@@ -153,7 +153,10 @@ def make_report(
         steps_per_epoch=math.ceil(total.batches / accumulation),
         duplicates=tuple(exact(index.samples)),
         near_duplicates=tuple(near(index.samples)),
-        faults=tuple(fault for spec in datasets for fault in find_faults(of_dataset[spec.id], spec, batch_size)),
+        faults=(
+            *(fault for spec in datasets for fault in find_faults(of_dataset[spec.id], spec, batch_size)),
+            *find_leaks(index.samples, datasets),
+        ),
         cache=encoded(index.samples) if encoded else None,
     )
 
