@@ -6,7 +6,7 @@ comes back; what travels on the wires are plain values (specs, paths, ComfyUI's 
     widgets.py         widgets from the job's fields, and the sockets' names
     specs.py           LoRAConfig, TREADRoute, OptimizerConfig, FlowScheduleConfig, ValidationConfig, TrainingOptions
     base.py            LoadFluxForTraining
-    dataset.py         DatasetBucket            contact_sheet.py  its preview
+    dataset.py         DatasetBucket            dataset_options.py  DatasetCrop, DatasetCaptions, DatasetSampling
     train.py           TrainLoRA                child.py          the child process that trains and checks
     plan.py            TrainingPlan
     trained.py         LoadTrainedFlux          comfy_flux.py     pico and FLUX files as ComfyUI's MODEL, CLIP and VAE
@@ -21,6 +21,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .base import LoadFluxForTraining
 from .dataset import DatasetBucket
+from .dataset_options import DatasetCaptions, DatasetCrop, DatasetSampling
 from .guider import AdaptiveGuider
 from .plan import TrainingPlan
 from .specs import FlowScheduleConfig, LoRAConfig, OptimizerConfig, TrainingOptions, TREADRoute, ValidationConfig
@@ -40,6 +41,9 @@ NODES: list[type[io.ComfyNode]] = [
     LoadTrainedFlux,
     AdaptiveGuider,
     TrainingPlan,
+    DatasetCrop,
+    DatasetCaptions,
+    DatasetSampling,
 ]
 
 

@@ -29,6 +29,7 @@ MEMORY = (  # the widgets after the files, in the order of saved workflows
     "blocks_to_swap",
     "modulation_offload",
     "attention_mechanism",
+    "vae_batch_size",
 )
 
 

@@ -5,28 +5,32 @@ same index that the run will make is made once for the preview, so a bad file sh
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfy_api.latest import io
 
 from ..trainer_core import pico
 from ..trainer_core.data.index import index_datasets
+from ..trainer_core.data.small_buckets import settle_small_buckets
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
 from ..trainer_core.run_dir import PICTURE_SUFFIXES, READ_BY_DATASETS, dataset_digest
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
-from .contact_sheet import describe, draw_contact_sheet
+from ..trainer_core.specs.training import TrainingSpec
+from .dataset_options import joined
 from .folders import home_dir, input_dir
 from .pictures import keep_batch, to_batch
-from .widgets import CATEGORY, FluxTrainModel, TrainDataset, lines_of, read_spec, widget
+from .widgets import CATEGORY, DatasetOptions, FluxTrainModel, TrainDataset, TrainingOptionsWire, lines_of, read_spec, widget
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DEMO_PICTURES = "pico demo pictures"
 PURPOSE = ("dataset_type", "is_regularisation_data", "mask_data_dir", "mask_background_weight", "mask_normalise_area")
+MORE = ("trigger_word", "horizontal_flip", "alpha_is_mask", "reference_data_dir")
 
 
 class DatasetBucket(io.ComfyNode):
@@ -44,7 +48,7 @@ class DatasetBucket(io.ComfyNode):
                 io.String.Input("path", default="", tooltip="Any other folder with pictures; taken instead of the one above."),
                 widget(DatasetSpec, "caption_strategy"),
                 widget(DatasetSpec, "instance_prompt"),
-                widget(DatasetSpec, "resolution"),
+                widget(DatasetSpec, "resolution", multiline=False),
                 widget(DatasetSpec, "repeats"),
                 widget(DatasetSpec, "id", default="", tooltip="Name of this dataset in reports; empty: that of its folder."),
                 io.Image.Input("images", optional=True, tooltip="Pictures from the graph, taken instead of a folder."),
@@ -55,6 +59,15 @@ class DatasetBucket(io.ComfyNode):
                 TrainDataset.Input("previous_dataset", optional=True, tooltip="Datasets that this one is added to."),
                 FluxTrainModel.Input(
                     "model", optional=True, tooltip="The base; without it the buckets shown are those of dev."
+                ),
+                *(widget(DatasetSpec, name, optional=True) for name in MORE),
+                io.Mask.Input("masks", optional=True, tooltip="Masks of the images: white is trained on, black is not."),
+                io.Image.Input("references", optional=True, tooltip="What kontext starts from, one for each of the images."),
+                DatasetOptions.Input(
+                    "options", optional=True, tooltip="From Dataset Crop, Dataset Captions or Dataset Sampling, or a chain."
+                ),
+                TrainingOptionsWire.Input(
+                    "training", optional=True, tooltip="The report counts with its batch size; without it, 1."
                 ),
             ],
             outputs=[
@@ -75,22 +88,65 @@ class DatasetBucket(io.ComfyNode):
         cls,
         folder: str,
         path: str,
-        images: "Tensor | None" = None,
-        captions: str = "",
         previous_dataset: tuple[DatasetSpec, ...] = (),
         model: BaseModelSpec | None = None,
+        options: dict[str, Any] | None = None,
+        training: TrainingSpec | None = None,
         **values: Any,
     ) -> io.NodeOutput:
-        if images is None and captions.strip():
-            raise JobError("DatasetBucket: captions go with images; captions of a folder lie in it as .txt files")
-        chosen = _chosen(folder, path) if images is None else _kept(images, captions, path, values["caption_strategy"])
-        name = _distinct(values.pop("id").strip() or chosen.name, {spec.id for spec in previous_dataset})
-        spec = read_spec("datasets", [{"id": name, "instance_data_dir": str(chosen), **values}], "DatasetBucket")[0]
-        flavour = model.model_flavour if model else "dev"
-        samples = index_datasets((spec,), FLAVOURS[flavour]).samples
-        preview = to_batch([draw_contact_sheet(samples)])
+        from ..trainer_core.data.report import make_report
+        from ..trainer_core.data.sheet import draw_sheet
+
+        batch = Batch(*(values.pop(name, None) for name in Batch._fields))
+        values = joined(options, values, "DatasetBucket")
+        values |= batch.keep(path, values) if batch.given() else {"instance_data_dir": str(_chosen(folder, path))}
+        name = values.pop("id").strip() or Path(values["instance_data_dir"]).name
+        values["id"] = _distinct(name, {spec.id for spec in previous_dataset})
+        spec = read_spec("datasets", [values], "DatasetBucket")[0]
+        flavour, training = model.model_flavour if model else "dev", training or TrainingSpec()
+        index = index_datasets((spec,), FLAVOURS[flavour], home_dir() / "cache", _watched())
+        index = settle_small_buckets(index, (spec,), training.train_batch_size)
+        report = make_report(
+            index, (spec,), training.train_batch_size, accumulation=training.gradient_accumulation_steps
+        ).describe()
         note = f"for {flavour}" if model else "for dev; connect the model to see those of another base"
-        return io.NodeOutput((*previous_dataset, spec), preview, describe(samples, chosen, note))
+        return io.NodeOutput((*previous_dataset, spec), to_batch([draw_sheet(index)]), f"{note}\n\n{report}")
+
+
+class Batch(NamedTuple):
+    """Pictures from the graph with what goes with them, a line of captions for each."""
+
+    images: "Tensor | None"
+    captions: str | None
+    masks: "Tensor | None"
+    references: "Tensor | None"
+
+    def given(self) -> bool:
+        """Whether there are images; JobError where there is only what goes with them."""
+        if self.images is None and (self.captions or "").strip():
+            raise JobError("DatasetBucket: captions go with images; captions of a folder lie in it as .txt files")
+        if self.images is None and not (self.masks is None and self.references is None):
+            raise JobError("DatasetBucket: masks and references go with images; for a folder give the folders of theirs")
+        return self.images is not None
+
+    def keep(self, path: str, values: dict[str, Any]) -> dict[str, str]:
+        """The fields of the folders in which all of it is kept; JobError where something does not go together."""
+        if path.strip():
+            raise JobError("DatasetBucket: both images and path are given; disconnect the one or empty the other")
+        strategy, lines = values["caption_strategy"], lines_of(self.captions or "")
+        if strategy not in ("textfile", "instanceprompt"):
+            raise JobError("DatasetBucket: images from the graph have no file names; choose textfile or instanceprompt")
+        if strategy == "instanceprompt" and lines:
+            raise JobError("DatasetBucket: captions and caption_strategy instanceprompt are both given; empty the captions")
+        if strategy == "textfile" and len(lines) != len(self.images):
+            raise JobError(f"DatasetBucket: {len(self.images)} images but {len(lines)} captions; write one line for each image")
+        partners = (("masks", self.masks, "mask_data_dir"), ("references", self.references, "reference_data_dir"))
+        for name, given, field in partners:
+            if given is not None and len(given) != len(self.images):
+                raise JobError(f"DatasetBucket: {len(self.images)} images but {len(given)} {name}; give one for each image")
+            if given is not None and values.get(field, "").strip():
+                raise JobError(f"DatasetBucket: both {name} and {field} are given; disconnect the one or empty the other")
+        return keep_batch(self.images, lines, home_dir() / "datasets", self.masks, self.references).fields()
 
 
 def _folders() -> list[str]:
@@ -113,18 +169,18 @@ def _chosen(folder: str, path: str) -> Path:
     return input_dir() / folder
 
 
-def _kept(images: "Tensor", captions: str, path: str, caption_strategy: str) -> Path:
-    """The folder where pictures of the graph are kept with their captions."""
-    if path.strip():
-        raise JobError("DatasetBucket: both images and path are given; disconnect the one or empty the other")
-    if caption_strategy == "filename":
-        raise JobError("DatasetBucket: images from the graph have no file names; choose textfile or instanceprompt")
-    lines = lines_of(captions)
-    if caption_strategy == "instanceprompt" and lines:
-        raise JobError("DatasetBucket: captions and caption_strategy instanceprompt are both given; empty the captions")
-    if caption_strategy == "textfile" and len(lines) != len(images):
-        raise JobError(f"DatasetBucket: {len(images)} images but {len(lines)} captions; write one line for each image")
-    return keep_batch(images, lines, home_dir() / "datasets")
+def _watched() -> Callable[[int, int], None]:
+    """Shows on the node how many files were looked at, and lets the user cancel."""
+    from comfy.model_management import throw_exception_if_processing_interrupted
+    from comfy.utils import ProgressBar
+
+    bar = ProgressBar(1)
+
+    def show(done: int, total: int) -> None:
+        throw_exception_if_processing_interrupted()
+        bar.update_absolute(done, max(1, total))
+
+    return show
 
 
 def _distinct(name: str, taken: set[str]) -> str:

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -39,18 +39,56 @@ def _opened(path: Path) -> Image.Image:
         return file.convert("RGB")
 
 
-def keep_batch(images_BHWC: "Tensor", captions: Sequence[str], datasets_dir: Path) -> Path:
-    """Write a batch as PNG files with captions beside them, or without any; the same batch is the same folder, written once.
+class Kept(NamedTuple):
+    """Where the pictures of a batch are kept, and what goes with them."""
+
+    pictures: Path
+    masks: Path | None = None
+    references: Path | None = None
+
+    def fields(self) -> dict[str, str]:
+        """As fields of a DatasetSpec."""
+        folders = {"instance_data_dir": self.pictures, "mask_data_dir": self.masks, "reference_data_dir": self.references}
+        return {name: str(folder) for name, folder in folders.items() if folder is not None}
+
+
+def keep_batch(
+    images_BHWC: "Tensor",
+    captions: Sequence[str],
+    datasets_dir: Path,
+    masks_BHW: "Tensor | None" = None,
+    references_BHWC: "Tensor | None" = None,
+) -> Kept:
+    """Write a batch as PNG files with captions beside them, or without any, and its masks and references into folders beside.
+
+    The same batch is the same folders, written once.
+    """
+    pictures = from_batch(images_BHWC)
+    masks = (
+        None if masks_BHW is None else [mask.convert("L") for mask in from_batch(masks_BHW[..., None].expand(-1, -1, -1, 3))]
+    )
+    references = None if references_BHWC is None else from_batch(references_BHWC)
+    digest = hashlib.sha256("\n".join(captions).encode())
+    for kind, batch in (("", pictures), ("mask", masks or []), ("reference", references or [])):
+        for picture in batch:
+            digest.update(f"{kind}{picture.size}".encode() + picture.tobytes())
+    folder = datasets_dir / digest.hexdigest()[:16]
+    kept = Kept(
+        folder,
+        None if masks is None else folder.with_name(f"{folder.name}-masks"),
+        None if references is None else folder.with_name(f"{folder.name}-references"),
+    )
+    for place, batch, texts in ((kept.masks, masks, ()), (kept.references, references, ()), (folder, pictures, captions)):
+        if place is not None and not place.exists():
+            _write_folder(place, batch or [], texts)
+    return kept
+
+
+def _write_folder(folder: Path, pictures: Sequence[Image.Image], captions: Sequence[str]) -> None:
+    """The folder appears whole or not at all.
 
     Modification times are constant: they are part of what identifies a run, and the folder may be deleted and made again.
     """
-    pictures = from_batch(images_BHWC)
-    digest = hashlib.sha256("\n".join(captions).encode())
-    for picture in pictures:
-        digest.update(f"{picture.size}".encode() + picture.tobytes())
-    folder = datasets_dir / digest.hexdigest()[:16]
-    if folder.exists():
-        return folder
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -61,4 +99,3 @@ def keep_batch(images_BHWC: "Tensor", captions: Sequence[str], datasets_dir: Pat
     for path in temporary.iterdir():
         os.utime(path, (CONSTANT_TIME, CONSTANT_TIME))
     os.replace(temporary, folder)
-    return folder

@@ -20,6 +20,7 @@ LARGEST_WIDGET_INT = 2**53 - 1  # the browser keeps numbers as doubles and would
 
 FluxTrainModel = io.Custom("FLUX_TRAIN_MODEL")
 TrainDataset = io.Custom("TRAIN_DATASET")
+DatasetOptions = io.Custom("DATASET_OPTIONS")
 LoraConfigWire = io.Custom("LORA_CONFIG")
 TreadRoutes = io.Custom("TREAD_ROUTES")
 OptimizerConfigWire = io.Custom("OPTIMIZER_CONFIG")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import dataset_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
 from .job_changes import Change, allowed_changes
@@ -92,7 +93,7 @@ def _check(args: argparse.Namespace) -> Report:
     from .setup import prepare
 
     job = load_job(args.job)
-    setup = prepare(job)
+    setup = prepare(job, (args.cache or args.out / "cache").absolute())
     plan = make_plan(setup, seconds_per_step=seconds_per_step(setup) if args.probe else None)
     if args.chart:
         draw_plan(args.chart, plan)
@@ -142,21 +143,20 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
 
     warnings = WarningEvents()
     logging.getLogger(__package__).addHandler(warnings)
-    setup = prepare(job)
+    bar, cache_dir = ProgressBar(), (args.cache or args.out / "cache").absolute()
+    setup = prepare(job, cache_dir, lambda done, total: bar.show("look at files", done, total))
     ready_memory(setup)
     with run_dir.owned():
         control = Control(run_dir)
         control.watch_signals()
         if args.watch_stdin:
             control.watch_stdin()
-        bar = ProgressBar()
         events = EventLog(run_dir.events_path, bar)
         warnings.connect(events)
         if changes:
             run_dir.result_path.unlink(missing_ok=True)
             events.emit("job_changed", changes=[change._asdict() for change in changes])
         try:
-            cache_dir = (args.cache or args.out / "cache").absolute()
             return run(setup, RunContext(run_dir, cache_dir, events, control, control.next))
         except JobError as error:
             events.emit("error", message=str(error))
@@ -228,6 +228,8 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("job", type=Path, metavar="JOB.json")
     check.add_argument("--probe", action="store_true", help="train a step of a small part, to tell how long a step will take")
     check.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the plan")
+    dataset = command("dataset", dataset_command.dataset, dataset_command.show, dataset_command.TEXT)
+    dataset_command.add_arguments(dataset)
     inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
     inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
     return parser

@@ -16,7 +16,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "started": frozenset({"run_id", "pid", "resumed_from", "steps"}),
     "phase": frozenset({"phase", "done", "total", "per_second", "seconds_left"}),
     "warning": frozenset({"message"}),
-    "dataset": frozenset({"pictures", "buckets"}),
+    "dataset": frozenset({"pictures", "buckets", "rejected", "reasons"}),
     "adapter": frozenset({"modules", "parameters"}),
     "step": frozenset({"step", "steps", "loss", "learning_rate", "grad_norm", "seconds"}),
     "sample": frozenset({"step", "index", "prompt", "path"}),

@@ -16,9 +16,9 @@ class ProgressBar:
 
     def __call__(self, event: Event) -> None:
         if event["event"] == "phase" and event["total"]:
-            self._show(event["phase"], event["done"], event["total"])
+            self.show(event["phase"], event["done"], event["total"])
         elif event["event"] == "step":
-            self._show("train", event["step"], event["steps"], f"loss {event['loss']:.4f}")
+            self.show("train", event["step"], event["steps"], f"loss {event['loss']:.4f}")
         elif event["event"] == "warning":
             tqdm.write(f"warning: {event['message']}", file=sys.stderr)
 
@@ -26,7 +26,8 @@ class ProgressBar:
         if self._bar is not None:
             self._bar.close()
 
-    def _show(self, title: str, done: int, total: int, note: str = "") -> None:
+    def show(self, title: str, done: int, total: int, note: str = "") -> None:
+        """This far with what the title says."""
         if self._bar is None or title != self._title:
             self.close()
             self._title = title

@@ -18,6 +18,7 @@ from .adapter.plan import AdaptedModule, AdapterPlan, plan_adapter
 from .adapter.starts import Parts
 from .course import check_turns, count_steps, order_of
 from .data.index import Progress, count_buckets, index_datasets
+from .data.report import group_reasons
 from .data.sample import Rejected, Sample
 from .data.small_buckets import settle_small_buckets
 from .errors import JobError
@@ -35,11 +36,13 @@ from .job import TrainJob
 from .optimizer_check import check_optimizer
 from .optimizers import effective
 from .run_dir import RunDir, read_json, write_json
+from .specs.base import BaseModelSpec
 from .tread import Span, resolve_routes
 from .validation.sample import SamplerSettings, sampler_settings
 
 log = logging.getLogger(__name__)
 
+MAX_NAMED = 5  # files in a warning
 PRECISION_FIELDS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
@@ -80,12 +83,16 @@ class Setup:
     @property
     def encoding(self) -> EncoderFormat:
         """The formats in which captions are encoded."""
-        base = self.job.base
-        return EncoderFormat(self.dtype, base.text_encoder_1_precision, base.text_encoder_2_precision)
+        return encoding_of(self.job.base)
 
     @property
     def num_parameters(self) -> int:
         return self.adapter.num_parameters
+
+
+def encoding_of(base: BaseModelSpec) -> EncoderFormat:
+    """The formats in which this base's captions are encoded."""
+    return EncoderFormat(DTYPES[base.mixed_precision], base.text_encoder_1_precision, base.text_encoder_2_precision)
 
 
 def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = lambda done, total: None) -> Setup:
@@ -119,8 +126,9 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     check_memory_options(job, shape)
     index = index_datasets(job.datasets, flavour, cache_dir, progress)
     index = settle_small_buckets(index, job.datasets, job.training.train_batch_size)
-    for dataset_id, path, reason in index.rejected:
-        log.warning("dataset %r: %s is left out: %s", dataset_id, path, reason)
+    for reason, paths in group_reasons(index.rejected).items():
+        names = ", ".join(map(str, paths[:MAX_NAMED])) + (", ..." if len(paths) > MAX_NAMED else "")
+        log.warning("left out of the training, %d file%s: %s: %s", len(paths), "s" * (len(paths) > 1), names, reason)
     samples = tuple(sample for sample in index.samples if sample.dataset_id not in eval_ids)
     if not samples:
         raise JobError("every dataset to train on is disabled; switch one on")
@@ -213,6 +221,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "optimizer": effective(setup.job.optimizer),
         "pictures": len(setup.samples),
         "buckets": count_buckets(setup.samples),
+        "rejected": [{"dataset": name, "path": str(path), "reason": reason} for name, path, reason in setup.rejected],
         "sampler": asdict(setup.sampler),
         "prompts": list(setup.prompts),
     }

@@ -20,6 +20,7 @@ from .data.cache_limit import GB, make_room
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures, open_caches
 from .data.index import count_buckets
 from .data.loader import Loader
+from .data.report import group_reasons
 from .data.too_long import warn_of_cut_captions
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
@@ -40,6 +41,7 @@ from .validation.render import render_prompts
 BATCHES_AHEAD = 2  # read while a step runs, beside those of the next step
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
 REPORT_SECONDS = 0.1  # between two events of progress while the caches are filled
+MOST_REASONS = 10
 
 
 def run(setup: Setup, context: RunContext) -> dict[str, Any]:
@@ -85,7 +87,8 @@ def open_run(setup: Setup, context: RunContext) -> None:
     write_atomically(context.run_dir.job_path, dump_job(setup.job).encode())
     write_manifest(setup, context.run_dir)
     buckets = count_buckets(setup.samples)
-    context.events.emit("dataset", pictures=len(setup.samples), buckets=buckets)
+    reasons = list(group_reasons(setup.rejected))[:MOST_REASONS]
+    context.events.emit("dataset", pictures=len(setup.samples), buckets=buckets, rejected=len(setup.rejected), reasons=reasons)
 
 
 def fill_caches(setup: Setup, context: RunContext) -> Caches:

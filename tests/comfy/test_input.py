@@ -75,7 +75,7 @@ def test_pictures_of_the_graph_become_a_folder(server: Server, example: Prompt) 
     assert outcome.status == "success", outcome.error
     folder = next((server.output_dir / "flux_lora" / "datasets").iterdir())
     assert sorted(path.name for path in folder.iterdir()) == ["0000.png", "0000.txt", "0001.png", "0001.txt"]
-    assert "80x48: 2" in report_of(outcome)
+    assert "80x48                2" in report_of(outcome)
     wrong = change(prompt | {"images": empty}, "DatasetBucket", captions="only one")
     assert "2 images but 1 captions" in queue(server.url, wrong).error
 

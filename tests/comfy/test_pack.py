@@ -28,12 +28,15 @@ NODE_IDS = {
     "LoadTrainedFlux",
     "AdaptiveGuider",
     "TrainingPlan",
+    "DatasetCrop",
+    "DatasetCaptions",
+    "DatasetSampling",
 }
 
 # where each part of the job has its widgets; TrainLoRA has those of the job itself and two of the training's
 PARTS: dict[str, tuple[type[Spec], set[str]]] = {
     "base": (BaseModelSpec, {"LoadFluxForTraining"}),
-    "datasets": (DatasetSpec, {"DatasetBucket"}),
+    "datasets": (DatasetSpec, {"DatasetBucket", "DatasetCrop", "DatasetCaptions", "DatasetSampling"}),
     "lora": (LoraSpec, {"LoRAConfig"}),
     "routes": (TreadRoute, {"TREADRoute"}),
     "optimizer": (OptimizerSpec, {"OptimizerConfig"}),
@@ -83,3 +86,12 @@ def test_every_field_of_the_job_has_a_widget(server: Server) -> None:
         assert wanted <= widgets_of(nodes), part
     assert TrainJob.model_fields.keys() - PARTS.keys() == {"version", "name", "metadata"}
     assert "name" in widgets_of({"TrainLoRA"})
+
+
+def test_no_field_of_a_dataset_has_two_widgets(server: Server) -> None:
+    info = server.get("/object_info")
+    seen: list[str] = []
+    for node in PARTS["datasets"][1]:
+        names = [name for group in ("required", "optional") for name in info[node]["input"].get(group, {})]
+        seen += [name for name in names if name in DatasetSpec.model_fields]
+    assert len(seen) == len(set(seen))

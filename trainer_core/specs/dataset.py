@@ -159,7 +159,7 @@ class DatasetSpec(Spec):
         if isinstance(given, str):
             given = given.replace(",", " ").split()
         values = given if isinstance(given, list | tuple) else [given]
-        return () if values in ([0], [0.0]) else tuple(values)
+        return () if [str(value) for value in values] in (["0"], ["0.0"]) else tuple(values)
 
     @field_validator("resolution")
     @classmethod
