@@ -66,7 +66,7 @@ def make_setup(path: Path, precision: str, pixels: int, *, device: torch.device 
         eval_samples=(),
         rejected=(),
         num_steps=1,
-        prompts=(),
+        shots=(),
         sampler=sampler_settings(job.validation, flavour),
         device=device,
         dtype=torch.bfloat16,

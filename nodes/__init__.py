@@ -9,6 +9,7 @@ comes back; what travels on the wires are plain values (specs, paths, ComfyUI's 
     dataset.py         DatasetBucket            dataset_options.py  DatasetCrop, DatasetCaptions, DatasetSampling
     train.py           TrainLoRA                child.py          the child process that trains and checks
     plan.py            TrainingPlan
+    compare.py         CompareCheckpoints
     trained.py         LoadTrainedFlux          comfy_flux.py     pico and FLUX files as ComfyUI's MODEL, CLIP and VAE
     guider.py          AdaptiveGuider           adaptive_cfg.py   its arithmetic
     pictures.py        pictures between files and IMAGE; folders.py  where everything is kept
@@ -20,6 +21,7 @@ comfy_flux.py and adaptive_cfg.py, themselves imported late, name them at the to
 from comfy_api.latest import ComfyExtension, io
 
 from .base import LoadFluxForTraining
+from .compare import CompareCheckpoints
 from .dataset import DatasetBucket
 from .dataset_options import DatasetCaptions, DatasetCrop, DatasetSampling
 from .guider import AdaptiveGuider
@@ -44,6 +46,7 @@ NODES: list[type[io.ComfyNode]] = [
     DatasetCrop,
     DatasetCaptions,
     DatasetSampling,
+    CompareCheckpoints,
 ]
 
 

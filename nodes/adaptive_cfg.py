@@ -1,6 +1,6 @@
-"""Adaptive guidance (arXiv 2312.12487): CFG ends when the conditional and the unconditional prediction agree.
+"""Adaptive guidance in ComfyUI: CFG ends when the conditional and the unconditional prediction agree (`guidance.py`).
 
-Late in sampling both predictions nearly coincide; evaluating the unconditional one is then wasted. Samplers evaluate the
+Samplers evaluate the
 model one to three times a step, at sigmas that need not be in the schedule and may rise again within a step, so neither calls
 nor sigmas are counted: the lowest sigma seen in this run tells how far it has come. All state begins anew with each run, hence
 the same graph gives the same picture however often it is queued. With every rule off this is ComfyUI's CFGGuider, bit for bit.
@@ -13,7 +13,8 @@ from typing import Any
 import comfy.model_patcher
 import comfy.samplers
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
+
+from ..trainer_core.guidance import against_flat, similarity
 
 TOLERANCE = 1e-4  # relative; samplers recompute sigmas, so they are not compared exactly
 
@@ -81,13 +82,9 @@ class AdaptiveCFGGuider(comfy.samplers.CFGGuider):
         """End CFG once every picture of the batch has both predictions alike; changes neither."""
         cond, uncond = args["conds_out"][:2]
         if args["conds"][1] is not None:
-            similarity = cosine_similarity(cond.flatten(1).float(), uncond.flatten(1).float(), dim=1).min().item()
-            self._ended = similarity >= self._rules.threshold
+            self._ended = similarity(cond, uncond) >= self._rules.threshold
         return args["conds_out"]
 
     def _against_zero(self, args: dict[str, Any]) -> Tensor:
-        """CFG against a flat prediction: contrast around each picture's mean, evened by the root of its spread."""
-        denoised = args["denoised"]
-        axes = tuple(range(1, denoised.ndim))
-        mean, spread = denoised.mean(axes, keepdim=True), denoised.std(axes, keepdim=True)
-        return mean + self._rules.uncond_zero_scale * (denoised - mean) / spread.sqrt()
+        """Once CFG has ended: as if against an empty prediction."""
+        return against_flat(args["denoised"], self._rules.uncond_zero_scale)

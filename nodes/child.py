@@ -74,11 +74,25 @@ def check(job: TrainJob, home: Path, chart: Path, *, probe: bool, on_tick: Calla
 
     `on_tick` is called several times a second, and may raise to cancel.
     """
-    job_path, log_path = chart.with_name("job.json"), chart.with_name("check.log")
+    job_path = chart.with_name("job.json")
     write_atomically(job_path, dump_job(job).encode())
-    command = ["check", str(job_path), "--out", str(home / "runs"), "--chart", str(chart), "--json"]
+    command = ["check", str(job_path), "--out", str(home / "runs"), "--chart", str(chart)]
+    return _answer([*command, "--probe"] if probe else command, chart.parent, on_tick)
+
+
+def compare(
+    run: RunDir, home: Path, grid: Path, checkpoints: str, strengths: str, *, on_tick: Callable[[], None]
+) -> dict[str, Any]:
+    """What `flux-lora compare` says of the run; the pictures are drawn into the file `grid`. As `check` otherwise."""
+    wishes = ["--checkpoints", checkpoints, "--strengths", strengths, "--grid", str(grid), "--out", str(home / "runs")]
+    return _answer(["compare", str(run.root), *wishes], grid.parent, on_tick)
+
+
+def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> dict[str, Any]:
+    """The report of a command that is run to its end; its log is kept in the folder meanwhile."""
+    log_path = folder / "child.log"
     with log_path.open("wb") as log_file:
-        child = _start([*command, "--probe"] if probe else command, chart.parent, log_file)
+        child = _start([*command, "--json"], folder, log_file)
         try:
             while child.poll() is None:
                 on_tick()
@@ -93,7 +107,7 @@ def check(job: TrainJob, home: Path, chart: Path, *, probe: bool, on_tick: Calla
     if "error" in report:
         raise JobError(report["error"])
     if child.returncode != DONE:
-        raise RuntimeError("the check failed:\n" + "\n".join(lines[-LOG_LINES_SHOWN:]))
+        raise RuntimeError(f"flux-lora {command[0]} failed:\n" + "\n".join(lines[-LOG_LINES_SHOWN:]))
     return report
 
 

@@ -92,7 +92,7 @@ class TrainLoRA(io.ComfyNode):
             on_event=NodeProgress(cls.hidden.unique_id),
             on_tick=management.throw_exception_if_processing_interrupted,
         )
-        path = _offer(Path(result["lora"]), loras_dir() / f"{result['run_id']}.safetensors")
+        path = offer(Path(result["lora"]), loras_dir() / f"{result['run_id']}.safetensors")
         samples = load_pictures(map(Path, result["samples"])) if result["samples"] else _no_samples()
         losses = {"loss": result["losses"]}
         shown = {"images": [_shown(path) for path in (result["before_after"], result["loss_curve"]) if path]}
@@ -147,7 +147,7 @@ def _metadata(hidden: Any) -> dict[str, str]:
     return entries
 
 
-def _offer(lora: Path, path: Path) -> Path:
+def offer(lora: Path, path: Path) -> Path:
     """Copy the LoRA to where ComfyUI's LoRA loaders find it."""
     if not path.exists() or path.stat().st_mtime_ns < lora.stat().st_mtime_ns:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..trainer_core.errors import JobError
 from ..trainer_core.run_dir import RunDir
+from ..trainer_core.saved import FINAL, find_lora
 from .widgets import CATEGORY, TrainRun
 
 
@@ -29,6 +30,12 @@ class LoadTrainedFlux(io.ComfyNode):
                     step=0.01,
                     tooltip="Strength of the LoRA; 0 is the untrained base, to compare with.",
                 ),
+                io.String.Input(
+                    "checkpoint",
+                    default=FINAL,
+                    optional=True,
+                    tooltip="final, best (by the held-out loss), ema, latest (also where a run was stopped), or a step: 250.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL"),
@@ -38,14 +45,12 @@ class LoadTrainedFlux(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, run: str, strength: float) -> io.NodeOutput:
+    def execute(cls, run: str, strength: float, checkpoint: str = FINAL) -> io.NodeOutput:
         run_dir = RunDir(Path(run))
-        result = run_dir.result()
-        if result is None:
-            raise JobError(
-                f"LoadTrainedFlux: {run} holds no finished run; if it was deleted, train it again under another name"
-            )
+        if not run_dir.job_path.exists():
+            raise JobError(f"LoadTrainedFlux: {run} holds no run; if it was deleted, train it again under another name")
+        lora = find_lora(run_dir, checkpoint)
         from .comfy_flux import apply_lora, load_flux
 
         model, clip, vae = load_flux(run_dir.job().base)
-        return io.NodeOutput(apply_lora(model, Path(result["lora"]), strength), clip, vae)
+        return io.NodeOutput(apply_lora(model, lora.path, strength), clip, vae)

@@ -324,7 +324,9 @@ def test_cache_size_limit_removes_what_the_run_does_not_need(tmp_path):
     caches, _ = filled(job, tmp_path)
     setup = prepare(job)
     kept = shards_below(cache)
-    assert kept == sorted(caches.shards_of(setup.samples, ["", *setup.prompts, *(s.caption for s in setup.samples)]))
+    assert kept == sorted(
+        caches.shards_of(setup.samples, ["", *(shot.prompt for shot in setup.shots), *(s.caption for s in setup.samples)])
+    )
     assert all(caches.latent(sample).isfinite().all() for sample in setup.samples)
     assert run_in_process(job, tmp_path, cache)["steps"] == 6 and shards_below(cache) == kept
 

@@ -13,10 +13,11 @@ from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.predict import predict_velocity
+from trainer_core.history import Evaluation, History
 from trainer_core.job_file import parse_job
 from trainer_core.rng import generator
 from trainer_core.setup import prepare
-from trainer_core.validation.evaluate import choose
+from trainer_core.validation.evaluate import choose, overfitting
 
 
 @pytest.fixture
@@ -79,7 +80,47 @@ def test_the_choice_is_even_over_each_dataset():
 
 def test_eval_data_and_its_interval_go_together(data, pictures):
     data["validation"] = {"num_validation_images": 0}
-    with pytest.raises(JobError, match="go together"):
+    with pytest.raises(JobError, match="goes together"):
         parse_job(data)
     with pytest.raises(JobError, match="all are for evaluation"):
         parse_job({"datasets": [{"instance_data_dir": str(pictures), "dataset_type": "eval"}]})
+
+
+# Pictures set aside
+
+
+def test_pictures_set_aside_are_never_trained_on_and_stay_the_same_when_others_come(tmp_path):
+    folder = make_pictures(tmp_path / "pictures", 6)
+
+    def sides(**dataset) -> tuple[set[str], set[str]]:
+        spec = {"instance_data_dir": str(folder), "horizontal_flip": True, "repeats": 2} | dataset
+        data = job_data(folder, datasets=[spec], validation={"num_held_out": 2, "eval_steps_interval": 2})
+        setup = prepare(parse_job(data))
+        assert {sample.dataset_id for sample in setup.eval_samples} == {"pictures held out"}
+        assert all(len(sample.views) == 1 == sample.passes for sample in setup.eval_samples)
+        assert setup.num_steps == data["training"]["max_train_steps"]
+        return tuple({sample.path.name for sample in part} for part in (setup.samples, setup.eval_samples))
+
+    trained, aside = sides()
+    assert len(trained) == 4 and len(aside) == 2 and not trained & aside
+    assert sides(resolution=[48, 64]) == (trained, aside)
+    (folder / "twin.png").write_bytes((folder / min(aside)).read_bytes())
+    (folder / "twin.txt").write_text("its twin")
+    assert sides() == (trained, aside | {"twin.png"})
+    with pytest.raises(JobError, match="num_held_out is 6, but dataset 'pictures' has only 6 different pictures"):
+        prepare(parse_job(job_data(folder, validation={"num_held_out": 6, "eval_steps_interval": 2})))
+
+
+def test_learning_by_heart_is_told_once_a_span():
+    def notices(held_out: list[float], falling: bool) -> list[int]:
+        history, told = History(), []
+        for number, loss in enumerate(held_out):
+            history.losses += [1 - 0.01 * falling * (len(history.losses) + offset) for offset in range(10 * bool(number))]
+            history.evaluations.append(Evaluation(len(history.losses), loss, {}))
+            if overfitting(history):
+                told.append(number)
+        return told
+
+    rising = [5.0, 4.0, 4.1, 4.2, 4.3, 4.4, 4.5, 4.6]
+    assert notices(rising, falling=True) == [4, 7]
+    assert notices(rising, falling=False) == [] == notices([5.0, 4.0, 4.1, 4.0, 4.1, 4.0], falling=True)

@@ -18,6 +18,7 @@ LIGHT = {
     "job_file",
     "events",
     "run_dir",
+    "saved",
     "errors",
     "pico",
     "flux.flavours",

@@ -76,7 +76,7 @@ def test_an_assistant_helps_in_training_and_is_absent_from_the_pictures(tmp_path
         return run_in_process(parse_job(data), tmp_path / name, cache)
 
     def picture(result: dict) -> bytes:
-        return RunDir(Path(result["run_dir"])).sample_path(6, 0).read_bytes()
+        return RunDir(Path(result["run_dir"])).sample_path(6, "00").read_bytes()
 
     plain, helped = run("plain"), run("helped", assistant_lora_path=helper)
     assert helped["losses"] != plain["losses"] and picture(helped) == picture(plain)

@@ -6,7 +6,7 @@ from support import job_data
 from trainer_core.errors import JobError
 from trainer_core.job import TrainJob
 from trainer_core.job_file import dump_job, load_job, parse_job
-from trainer_core.specs.validation import parse_size
+from trainer_core.specs.validation import parse_sizes
 
 
 def test_a_job_survives_the_way_through_json(tmp_path, pictures):
@@ -68,8 +68,8 @@ def test_every_field_explains_itself():
             assert is_part or field.description, f"{spec.__name__}.{name} has no description"
 
 
-def test_sizes_are_width_times_height_on_the_patch_grid():
-    assert parse_size("1024x768") == (1024, 768)
-    for wrong in ("1024", "1024x", "1000x1000", "0x16", "ax16"):
+def test_sizes_are_width_times_height_or_one_edge():
+    assert parse_sizes("1024x768, 512") == [(1024, 768), (512, 512)] and parse_sizes("") == []
+    for wrong in ("1024x", "0x16", "ax16", "1x2x3", "9000"):
         with pytest.raises(ValueError, match="validation_resolution"):
-            parse_size(wrong)
+            parse_sizes(wrong)

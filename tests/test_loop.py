@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 
 from support import ROOT, Command, job_data, run_in_process
-from trainer_core.checkpoint import list_checkpoints
 from trainer_core.ema import Ema
 from trainer_core.errors import JobError
 from trainer_core.events import EventLog, EventReader
@@ -24,6 +23,7 @@ from trainer_core.guard import advice, memory_watched
 from trainer_core.job_changes import allowed_changes
 from trainer_core.job_file import dump_job, parse_job
 from trainer_core.run_dir import RunDir, run_dir_for
+from trainer_core.saved import list_checkpoints
 from trainer_core.setup import prepare
 
 
@@ -71,7 +71,7 @@ def test_the_average_is_saved_verified_and_pictured(tmp_path, pictures, cache, f
         "test.safetensors": "84 of 84 keys",
     }
     assert [Path(path).parent.name for path in result["samples"]] == ["step-000006", "step-000006-ema"]
-    assert run_dir.sample_path(6, 0).read_bytes() != run_dir.sample_path(6, 0, ema=True).read_bytes()
+    assert run_dir.sample_path(6, "00").read_bytes() != run_dir.sample_path(6, "00", ema=True).read_bytes()
     other = {"ema_decay": 0.0, "ema_update_interval": 4}[field]
     changed = parse_job(job_data(pictures, validation=validation, training=training | {field: other}))
     another = run_in_process(changed, tmp_path, cache)

@@ -75,6 +75,7 @@ CASES += [
     (TrainingSpec, "ema_validation", "comparison", [{}], [{"use_ema": True}]),
     (ValidationSpec, "num_eval_images", 4, [{}], [{"eval_steps_interval": 10}]),
     (ValidationSpec, "eval_timesteps", 2, [{}], [{"eval_steps_interval": 10}]),
+    (ValidationSpec, "pretrained_evaluation_model_name_or_path", "a/clip", [{}], [{"evaluation_type": "clip"}]),
     (ValidationSpec, "num_validation_images", 0, [{"validation_prompts": ("a cat",)}], [{}]),
     (
         ValidationSpec,
@@ -82,6 +83,14 @@ CASES += [
         "blurry",
         [{"validation_guidance_real": 1.0}, {"validation_guidance_real": 0.0}],
         [{}, {"validation_guidance_real": 3.0}],
+    ),
+    *(
+        (ValidationSpec, field, value, [{"validation_guidance_real": 1.0}], [{}, {"validation_guidance_real": 3.0}])
+        for field, value in (
+            ("validation_no_cfg_until_timestep", 2),
+            ("validation_cfg_threshold", 0.9),
+            ("validation_cfg_passes", "two"),
+        )
     ),
     *(
         (LoraSpec, field, value, [{}, {"lora_type": "loha"}], [{"lora_type": "lokr"}])

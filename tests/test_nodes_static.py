@@ -29,6 +29,7 @@ CONTRACT = {
     "trainer_core.job_file",
     "trainer_core.pico",
     "trainer_core.run_dir",
+    "trainer_core.saved",
     "trainer_core.specs",
     *(f"trainer_core.specs.{path.stem}" for path in (PACK_ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
 }

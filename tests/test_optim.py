@@ -13,7 +13,7 @@ from torch.nn import Parameter
 
 from support import ROOT, job_data, make_pictures, run_in_process
 from trainer_core.adamw_bf16 import AdamWBF16, round_at_random
-from trainer_core.checkpoint import list_checkpoints, restore_latest, save_checkpoint
+from trainer_core.checkpoint import restore_latest, save_checkpoint
 from trainer_core.errors import JobError, StopRequested
 from trainer_core.history import History
 from trainer_core.job_file import parse_job
@@ -21,6 +21,7 @@ from trainer_core.optimizer_check import check_optimizer
 from trainer_core.optimizers import OPTIMIZERS, averaged, effective, make_optimizer
 from trainer_core.rng import generator
 from trainer_core.run_dir import RunDir
+from trainer_core.saved import list_checkpoints
 from trainer_core.setup import prepare
 from trainer_core.specs.optimizer import OptimizerName, OptimizerSpec
 

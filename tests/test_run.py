@@ -117,7 +117,7 @@ def test_a_routed_run_trains_differently_resumes_exactly_and_samples_whole(tmp_p
     with pytest.raises(StopRequested):
         run_in_process(job, tmp_path / "resumed", cache, stop_before=3)
     assert Path(run_in_process(job, tmp_path / "resumed", cache)["lora"]).read_bytes() == Path(routed["lora"]).read_bytes()
-    base = [RunDir(Path(r["run_dir"])).sample_path(0, 0).read_bytes() for r in (plain, routed)]
+    base = [RunDir(Path(r["run_dir"])).sample_path(0, "00").read_bytes() for r in (plain, routed)]
     assert base[0] == base[1]
     manifest = json.loads(RunDir(Path(routed["run_dir"])).manifest_path.read_text())
     assert manifest["routes"] == [{"ratio": 0.5, "first": 1, "last": 4, "until_step": None, "keep_masked": True}]

@@ -18,6 +18,7 @@ from trainer_core.setup import prepare
 from trainer_core.specs.flow import FlowSpec
 from trainer_core.tread import Span, draw_routes
 from trainer_core.validation.sample import Encoded, SamplerSettings, sample_latents, together
+from trainer_core.validation.shots import Canvas
 
 SHAPE = FluxShape(num_double=2, num_single=3, width=128, in_channels=64, t5_width=16, clip_width=8, guidance=False)
 WORDS = torch.tensor([[True] * 3 + [False] * 4, [True] * 6 + [False]])
@@ -114,12 +115,12 @@ def test_routes_and_checkpointing_keep_the_mask(span, spec):
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
 def test_samples_hide_the_padding_too(cfg):
-    model, settings = build(), SamplerSettings(64, 64, 2, 1.0, 1.0, cfg, 0)
+    model, settings = build(), SamplerSettings(2, 1.0, 1.0, cfg)
 
     def pictures(data: list[Tensor], spec: FlowSpec) -> Tensor:
         mask = attention_mask(spec, WORDS)
         captions = [Encoded(data[2][[b]], data[3][[b]], None if mask is None else mask[[b]]) for b in range(2)]
-        found = sample_latents(model, captions, captions[1], settings)
+        found = sample_latents(model, captions, [captions[1]] * 2, settings, Canvas(64, 64, 0))
         assert found is not None
         return found
 

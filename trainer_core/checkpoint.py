@@ -22,15 +22,11 @@ from .ema import Ema
 from .history import History
 from .optimizer_state import read_state, write_state
 from .run_dir import read_json, write_atomically, write_json
+from .saved import STATE_FILE, checkpoint_dir, list_checkpoints
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FILE, OPTIMIZER_FILE, EMA_FILE, STATE_FILE = (
-    "adapter.safetensors",
-    "optimizer.safetensors",
-    "ema.safetensors",
-    "state.json",
-)
+ADAPTER_FILE, OPTIMIZER_FILE, EMA_FILE = "adapter.safetensors", "optimizer.safetensors", "ema.safetensors"
 
 
 def save_checkpoint(
@@ -70,13 +66,6 @@ def save_checkpoint(
     return final
 
 
-def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
-    """Complete checkpoints, the newest first."""
-    if not checkpoints_dir.is_dir():
-        return []
-    return sorted((path for path in checkpoints_dir.iterdir() if not path.suffix), reverse=True)
-
-
 def restore_latest(
     checkpoints_dir: Path, parameters: dict[str, Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None
 ) -> History:
@@ -110,11 +99,6 @@ def _undamaged_state(folder: Path) -> dict | None:
     log.warning("checkpoint %s is damaged (%s) and set aside; trying the one before", folder, ", ".join(damaged))
     _set_aside(folder, ".damaged")
     return None
-
-
-def checkpoint_dir(checkpoints_dir: Path, step: int) -> Path:
-    """The folder of the checkpoint of this step."""
-    return checkpoints_dir / f"step-{step:08d}"
 
 
 def _set_aside(folder: Path, suffix: str) -> Path:

@@ -110,10 +110,30 @@ def _check(args: argparse.Namespace) -> Report:
         "routes": [f"{span.ratio:.0%} of the image tokens skip layers {span.first} to {span.last}" for span in setup.spans],
         "adapted_layers": len(setup.modules),
         "trainable_parameters": setup.num_parameters,
-        "prompts": list(setup.prompts),
+        "prompts": [shot.prompt for shot in setup.shots],
         "plan": plan.to_json(),
         "plan_text": describe(plan),
     }
+
+
+def _compare(args: argparse.Namespace) -> Report:
+    from .compare import compare
+
+    run_dir = RunDir(args.run_dir.absolute())
+    if not run_dir.manifest_path.exists():
+        raise JobError(f"{run_dir.root} is not a run folder: it has no manifest.json; give the folder that `run` printed")
+    choices = [which for which in args.checkpoints.replace(",", " ").split() if which]
+    try:
+        strengths = [float(strength) for strength in args.strengths.replace(",", " ").split()]
+    except ValueError:
+        raise JobError(f"--strengths {args.strengths!r} are no numbers; write them as 0.8, 1.0") from None
+    cache_dir = (args.cache or args.out / "cache").absolute()
+    return compare(run_dir, choices, strengths or [1.0], args.grid, cache_dir)
+
+
+def _show_compared(report: Report) -> None:
+    print(report["text"])
+    print(f"grid  {report['grid']}")
 
 
 def _inspect(args: argparse.Namespace) -> Report:
@@ -230,6 +250,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the plan")
     dataset = command("dataset", dataset_command.dataset, dataset_command.show, dataset_command.TEXT)
     dataset_command.add_arguments(dataset)
+    compare = command("compare", _compare, _show_compared, "picture the prompts of a run by each of its checkpoints")
+    compare.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    compare.add_argument("--checkpoints", default="", help="final, best, ema, or steps, with commas (default: all kept)")
+    compare.add_argument("--strengths", default="1.0", help="strengths of the LoRA, with commas (default: 1.0)")
+    compare.add_argument("--grid", type=Path, default=Path("compare.png"), help="where the pictures go (default: compare.png)")
     inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
     inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
     return parser

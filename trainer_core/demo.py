@@ -44,7 +44,7 @@ def style_shares(report: dict[str, Any]) -> dict[str, float]:
     """`style_share_before` and `style_share_after` of a finished demo, from its pictures on disk."""
     run_dir = RunDir(Path(report["run_dir"]))
     return {
-        f"style_share_{when}": _style_share([run_dir.sample_path(step, index) for index in range(len(_unseen()))])
+        f"style_share_{when}": _style_share([run_dir.sample_path(step, f"{index:02d}") for index in range(len(_unseen()))])
         for when, step in (("before", 0), ("after", report["steps"]))
     }
 

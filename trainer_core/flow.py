@@ -92,12 +92,17 @@ def l2_loss(difference: Tensor, width: Tensor) -> Tensor:
 
 def huber_loss(difference: Tensor, width: Tensor) -> Tensor:
     """Pseudo-Huber: about the square of small errors, 2 * width * error for large ones."""
-    return 2 * width * ((difference.square() + width.square()).sqrt() - width)
+    return width * smooth_l1_loss(difference, width)
 
 
 def smooth_l1_loss(difference: Tensor, width: Tensor) -> Tensor:
-    """Pseudo-Huber over its width: about twice the absolute value of large errors, whatever the width."""
-    return 2 * ((difference.square() + width.square()).sqrt() - width)
+    """Pseudo-Huber over its width: about twice the absolute value of large errors, whatever the width.
+
+    2 (sqrt(d^2 + w^2) - w), written without the difference of two near numbers, which would lose small errors to rounding.
+    """
+    square = difference.square()
+    both = (square + width.square()).sqrt() + width
+    return 2 * square / both.clamp_min(torch.finfo(both.dtype).tiny)
 
 
 def mask_weight(mask_HW: Tensor, background: float, normalise_area: bool) -> Tensor:

@@ -22,6 +22,17 @@ class Evaluation:
     by_dataset: dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True)
+class PictureScore:
+    """What CLIP said of one picture (`validation/clip_score.py`); `picture` is its folder and name."""
+
+    step: int
+    picture: str
+    prompt: str
+    clip_score: float
+    likeness: float
+
+
 @dataclass
 class Interval:
     """Sums over the steps since the last report."""
@@ -55,6 +66,7 @@ class History:
     evaluations: list[Evaluation] = field(default_factory=list)
     interval: Interval = field(default_factory=Interval)
     routes: list[RouteTotal] = field(default_factory=list)
+    scores: list[PictureScore] = field(default_factory=list)
 
     @property
     def step(self) -> int:
@@ -123,4 +135,5 @@ class History:
             evaluations=[Evaluation(**entry) for entry in data["evaluations"]],
             interval=Interval(**data["interval"]),
             routes=[RouteTotal(**entry) for entry in data["routes"]],
+            scores=[PictureScore(**entry) for entry in data["scores"]],
         )

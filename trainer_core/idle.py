@@ -19,6 +19,10 @@ PICTURES = (
     "validation_num_inference_steps",
     "validation_guidance",
     "validation_guidance_real",
+    "validation_no_cfg_until_timestep",
+    "validation_cfg_threshold",
+    "validation_cfg_passes",
+    "evaluation_type",
     "validation_seed",
     "validation_step_interval",
 )

@@ -70,8 +70,10 @@ class TrainJob(Spec):
         kinds = {dataset.dataset_type for dataset in self.datasets}
         if "image" not in kinds:
             raise ValueError("datasets: all are for evaluation; give one with dataset_type 'image' to train on")
-        if ("eval" in kinds) != bool(self.validation.eval_steps_interval):
+        is_measured = "eval" in kinds or self.validation.num_held_out > 0
+        if is_measured != bool(self.validation.eval_steps_interval):
             raise ValueError(
-                "a dataset with dataset_type 'eval' and validation.eval_steps_interval go together: give both or neither"
+                "validation.eval_steps_interval goes together with what is measured, a dataset with dataset_type 'eval' or "
+                "validation.num_held_out: give both or neither"
             )
         return self

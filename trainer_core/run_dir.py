@@ -9,7 +9,8 @@ and the names, sizes and modification times of the dataset's files.
     events.jsonl        the events (events.py)
     control.json        a command for the running process, taken away once read: {"command": "stop"}; see COMMANDS
     checkpoints/step-N/ adapter, optimiser and loop state, and the LoRA as it was then (checkpoint.py)
-    samples/            pictures: step-N/INDEX.png; step-N-ema/ by the running average
+    samples/            pictures: step-N/NAME.png; step-N-ema/ by the running average; step 0 is the base
+    compared/           the same, each beside the base's picture
     NAME.safetensors    the LoRA, written last but for result.json; NAME-ema.safetensors, its running average
     result.json         present if and only if the run is finished; its paths are relative to the folder
     lock                held by the process that trains
@@ -96,8 +97,12 @@ class RunDir:
     def loss_curve_path(self) -> Path:
         return self.root / "loss_curve.png"
 
-    def sample_path(self, step: int, index: int, *, ema: bool = False) -> Path:
-        return self.root / "samples" / f"step-{step:06d}{'-ema' if ema else ''}" / f"{index:02d}.png"
+    def sample_path(self, step: int, name: str, *, ema: bool = False) -> Path:
+        return self.root / "samples" / f"step-{step:06d}{'-ema' if ema else ''}" / f"{name}.png"
+
+    def compared_path(self, step: int, name: str, *, ema: bool = False) -> Path:
+        """The same picture with that of the base beside it."""
+        return self.root / "compared" / f"step-{step:06d}{'-ema' if ema else ''}" / f"{name}.png"
 
     def lora_path(self, name: str) -> Path:
         return self.root / f"{name}.safetensors"

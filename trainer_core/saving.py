@@ -5,13 +5,12 @@ from typing import Any
 
 from .adapter.lora_file import SAVE_DTYPES, export_lora, lora_metadata
 from .adapter.verify import verify_lora
-from .checkpoint import checkpoint_dir, save_checkpoint
+from .checkpoint import save_checkpoint
 from .context import RunContext
 from .run_dir import RunDir, read_json, write_json
+from .saved import LORA_DIR, checkpoint_dir
 from .setup import Setup
 from .trainee import Trainee
-
-LORA_DIR = "lora"
 
 
 def save_state(setup: Setup, trainee: Trainee, context: RunContext) -> None:

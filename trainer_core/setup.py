@@ -19,7 +19,7 @@ from .adapter.starts import Parts
 from .course import check_turns, count_steps, order_of
 from .data.index import Progress, count_buckets, index_datasets
 from .data.report import group_reasons
-from .data.sample import Rejected, Sample
+from .data.sample import Index, Rejected, Sample
 from .data.small_buckets import settle_small_buckets
 from .errors import JobError
 from .flavour_check import check_flavour
@@ -38,7 +38,9 @@ from .optimizers import effective
 from .run_dir import RunDir, read_json, write_json
 from .specs.base import BaseModelSpec
 from .tread import Span, resolve_routes
+from .validation.held_out import set_aside
 from .validation.sample import SamplerSettings, sampler_settings
+from .validation.shots import Shot, make_shots
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class Setup:
     eval_samples: tuple[Sample, ...]
     rejected: tuple[Rejected, ...]
     num_steps: int
-    prompts: tuple[str, ...]
+    shots: tuple[Shot, ...]
     sampler: SamplerSettings
     device: torch.device
     dtype: torch.dtype
@@ -125,22 +127,25 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
         )
     check_memory_options(job, shape)
     index = index_datasets(job.datasets, flavour, cache_dir, progress)
-    index = settle_small_buckets(index, job.datasets, job.training.train_batch_size)
-    for reason, paths in group_reasons(index.rejected).items():
-        names = ", ".join(map(str, paths[:MAX_NAMED])) + (", ..." if len(paths) > MAX_NAMED else "")
-        log.warning("left out of the training, %d file%s: %s: %s", len(paths), "s" * (len(paths) > 1), names, reason)
     samples = tuple(sample for sample in index.samples if sample.dataset_id not in eval_ids)
     if not samples:
         raise JobError("every dataset to train on is disabled; switch one on")
+    samples, held_out = set_aside(samples, job.validation.num_held_out)
+    settled = settle_small_buckets(Index(samples, index.rejected), job.datasets, job.training.train_batch_size)
+    samples = settled.samples
+    for reason, paths in group_reasons(settled.rejected).items():
+        names = ", ".join(map(str, paths[:MAX_NAMED])) + (", ..." if len(paths) > MAX_NAMED else "")
+        log.warning("left out of the training, %d file%s: %s: %s", len(paths), "s" * (len(paths) > 1), names, reason)
     if all(sample.is_regularisation for sample in samples):
         raise JobError("every dataset has is_regularisation_data, so the adapter would learn nothing; add pictures to train on")
     num_steps = count_steps(job, order_of(job, samples))
     check_turns(job, samples, num_steps)
     spans = resolve_routes(job.routes, shape.num_double + shape.num_single, num_steps)
     captions = list(dict.fromkeys(sample.caption for sample in samples))
-    prompts = job.validation.validation_prompts or tuple(captions[: job.validation.num_validation_images])
+    trigger_word = next((dataset.trigger_word.strip() for dataset in job.datasets if dataset.trigger_word.strip()), "")
+    shots = make_shots(job.validation, flavour, captions, trigger_word)
     sampler = sampler_settings(job.validation, flavour)
-    warn_of_idle(job, shape, sampler, len(prompts))
+    warn_of_idle(job, shape, sampler, len(shots))
     return Setup(
         job=job,
         flavour=flavour,
@@ -150,10 +155,10 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
         adapter=adapter,
         initial=initial,
         samples=samples,
-        eval_samples=tuple(sample for sample in index.samples if sample.dataset_id in eval_ids),
-        rejected=index.rejected,
+        eval_samples=(*(sample for sample in index.samples if sample.dataset_id in eval_ids), *held_out),
+        rejected=settled.rejected,
         num_steps=num_steps,
-        prompts=prompts,
+        shots=shots,
         sampler=sampler,
         device=device,
         dtype=DTYPES[job.base.mixed_precision],
@@ -223,6 +228,6 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "buckets": count_buckets(setup.samples),
         "rejected": [{"dataset": name, "path": str(path), "reason": reason} for name, path, reason in setup.rejected],
         "sampler": asdict(setup.sampler),
-        "prompts": list(setup.prompts),
+        "shots": [shot._asdict() | {"canvas": shot.canvas._asdict()} for shot in setup.shots],
     }
     write_json(run_dir.manifest_path, manifest)

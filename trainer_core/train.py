@@ -4,8 +4,10 @@ Everything that a stage needs from an earlier one is a value in its arguments. A
 newest checkpoint, and since everything random is a function of the step, it ends as if nothing had happened.
 """
 
+import logging
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from .course import mix_of
 from .data.batches import BatchPlan
 from .data.cache_limit import GB, make_room
 from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures, open_caches
+from .data.images import load_rgb
 from .data.index import count_buckets
 from .data.loader import Loader
 from .data.report import group_reasons
@@ -25,7 +28,7 @@ from .data.too_long import warn_of_cut_captions
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
-from .history import Evaluation, History
+from .history import Evaluation, History, PictureScore
 from .job_file import dump_job
 from .objective import Objective
 from .optim import learning_rate_at, make_clip, set_learning_rate
@@ -34,9 +37,11 @@ from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
 from .step import StepRecord, Update, conditions_of, train_step
 from .trainee import Trainee, build_trainee
-from .validation.evaluate import evaluate
+from .validation.evaluate import evaluate, overfitting
 from .validation.pictures import draw_before_after, draw_loss_curve
-from .validation.render import render_prompts
+from .validation.render import render_shots
+
+log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 2  # read while a step runs, beside those of the next step
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
@@ -76,6 +81,7 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
             "losses": trainee.history.losses,
             "evaluations": trainee.history.to_json()["evaluations"],
             "routes": trainee.history.route_report(),
+            "scores": [asdict(score) for score in trainee.history.scores],
         }
     )
     context.events.emit("done", step=setup.num_steps, lora=result["lora"], seconds=result["total_seconds"])
@@ -97,7 +103,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
     samples = (*setup.samples, *setup.eval_samples)
     warn_of_cut_captions(samples, setup.files, setup.flavour)
     captions = [caption for sample in samples for caption in sample.captions]
-    captions += [*setup.prompts, setup.job.validation.validation_negative_prompt, ""]
+    captions += [text for shot in setup.shots for text in (shot.prompt, shot.negative_prompt)] + [""]
     tiled = base.vae_enable_tiling
     caches = open_caches(context.cache_dir, samples, setup.files, setup.flavour, setup.encoding, tiled=tiled)
     caches.check(samples, captions, _filling(context, "check cache"))
@@ -225,6 +231,8 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
     history.evaluations.append(evaluation)
     is_best = history.best is evaluation
     context.events.emit("evaluation", step=history.step, loss=evaluation.loss, by_dataset=by_dataset, best=is_best)
+    if notice := overfitting(history):
+        log.warning("%s", notice)
     return is_best
 
 
@@ -257,19 +265,40 @@ def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunCo
     with trainee.assisted(base.assistant_lora_inference_strength), attending(base.attention_mechanism, training=False):
         if trainee.ema is None or step == 0 or wanted != "ema_only":
             with trainee.as_used():
-                paths += render_prompts(setup, trainee.transformer, caches, context, step=step)
+                paths += render_shots(setup, trainee.transformer, caches, context, step=step)
         if trainee.ema is not None and step and wanted != "none":
             with trainee.as_used(ema=True):
-                paths += render_prompts(setup, trainee.transformer, caches, context, step=step, ema=True)
+                paths += render_shots(setup, trainee.transformer, caches, context, step=step, ema=True)
+    if setup.job.validation.evaluation_type == "clip" and setup.shots and not context.should_stop():
+        score_pictures(setup, paths, trainee.history, context, step=step)
     return paths
+
+
+def score_pictures(setup: Setup, paths: list[Path], history: History, context: RunContext, *, step: int) -> None:
+    """What CLIP says of these pictures, of those that it has not judged yet."""
+    named = {f"{path.parent.name}/{path.stem}": path for path in paths}
+    known = {score.picture for score in history.scores}
+    missing = {name: path for name, path in named.items() if name not in known}
+    if not missing:
+        return
+    from .validation.clip_score import ClipJudge
+
+    name = setup.job.validation.pretrained_evaluation_model_name_or_path.strip()
+    judge = ClipJudge(name, setup.device, setup.samples, context.cache_dir, allow_download=setup.job.base.allow_download)
+    prompts = {shot.name: shot.prompt for shot in setup.shots}
+    asked = [prompts[path.stem] for path in missing.values()]
+    scores = judge.judge([load_rgb(path) for path in missing.values()], asked)
+    for picture, prompt, score in zip(missing, asked, scores, strict=True):
+        history.scores.append(PictureScore(step, picture, prompt, score.clip_score, score.likeness))
+        context.events.emit("score", **asdict(history.scores[-1]))
 
 
 def draw(setup: Setup, trainee: Trainee, before: list[Path], after: list[Path], run_dir: RunDir) -> dict[str, Any]:
     """The loss curve, and base beside LoRA where there are prompts; their paths for the result."""
     draw_loss_curve(run_dir.loss_curve_path, trainee.history.losses)
-    if setup.prompts:
-        draw_before_after(run_dir.before_after_path, list(setup.prompts), before, after[: len(before)])
-    return {"before_after": run_dir.before_after_path if setup.prompts else None, "loss_curve": run_dir.loss_curve_path}
+    if setup.shots:
+        draw_before_after(run_dir.before_after_path, [shot.prompt for shot in setup.shots], before, after[: len(before)])
+    return {"before_after": run_dir.before_after_path if setup.shots else None, "loss_curve": run_dir.loss_curve_path}
 
 
 def memory_gib(device: torch.device) -> dict[str, float]:

@@ -57,7 +57,7 @@ def test_routes_that_the_base_cannot_take_are_named_on_the_node(server: Server, 
         ("LoadFluxForTraining", {"vae": "gone.safetensors"}, "there is no 'gone.safetensors' in ComfyUI's vae folder"),
         ("DatasetBucket", {"caption_strategy": "instanceprompt"}, "instance_prompt and caption_strategy"),
         ("DatasetBucket", {"captions": "lonely"}, "captions go with images"),
-        ("ValidationConfig", {"validation_resolution": "100x100"}, "multiples of 16"),
+        ("ValidationConfig", {"validation_resolution": "100by100"}, "is not a size"),
     ],
 )
 def test_a_mistake_is_named_on_its_node(

@@ -31,6 +31,7 @@ NODE_IDS = {
     "DatasetCrop",
     "DatasetCaptions",
     "DatasetSampling",
+    "CompareCheckpoints",
 }
 
 # where each part of the job has its widgets; TrainLoRA has those of the job itself and two of the training's

@@ -118,18 +118,19 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
     work, offloaded = training_work(setup, one), offloaded_bytes(setup, one)
     train = _phase(setup, "train", adapter, work - offloaded + base.here.in_products, base)
     phases = [_phase(setup, "load", 0, base.here.loading, base), replace(train, host=train.host + offloaded)]
-    if setup.prompts:
+    if setup.shots:
         phases.append(_phase(setup, "pictures", adapter, sampling_work(setup) + base.here.in_products, base))
     return tuple(phases)
 
 
 def sampling_work(setup: Setup) -> int:
     """Bytes that the run's pictures take: as many prompts at once as the sampler takes, or the VAE with one of them."""
-    sampler = setup.sampler
-    batch = min(prompts_at_once(sampler), len(setup.prompts)) * (2 if sampler.guidance_real > 1 else 1)
-    one = Pass(batch, sampler.width, sampler.height, setup.flavour.t5_max_length)
+    sampler, canvas = setup.sampler, max((shot.canvas for shot in setup.shots), key=lambda canvas: canvas.num_tokens)
+    copies = 2 if sampler.has_cfg and sampler.cfg_passes != "two" else 1
+    batch = min(prompts_at_once(sampler, canvas), len(setup.shots)) * copies
+    one = Pass(batch, canvas.width, canvas.height, setup.flavour.t5_max_length)
     growth = sampling_growth(setup.shape, setup.job.lora, setup.dtype, one)
-    latent = (1, LATENT_CHANNELS, sampler.height // DOWNSCALE, sampler.width // DOWNSCALE)
+    latent = (1, LATENT_CHANNELS, canvas.height // DOWNSCALE, canvas.width // DOWNSCALE)
     decoding = vae_cost(setup.files.vae, latent, decoding=True)
     return max(growth.peak(setup.shape.num_double, setup.shape.num_single), sum(decoding))
 
@@ -185,7 +186,7 @@ def disk_bytes(setup: Setup) -> Mapping[str, int]:
     """What the caches will hold: latents in float32, captions in the encoders' format; a prompt is a caption too."""
     samples = (*setup.samples, *setup.eval_samples)
     cells = sum(len(s.views) * bucket.width * bucket.height // DOWNSCALE**2 for s in samples for bucket in s.shape)
-    captions = len({caption for sample in samples for caption in sample.captions} | {*setup.prompts, ""})
+    captions = len({caption for s in samples for caption in s.captions} | {shot.prompt for shot in setup.shots} | {""})
     text = setup.flavour.t5_max_length * setup.shape.t5_width + setup.shape.clip_width
     return {"latents": FLOAT32 * LATENT_CHANNELS * cells, "captions": captions * text * setup.dtype.itemsize}
 

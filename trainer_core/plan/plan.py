@@ -96,8 +96,10 @@ def ready_memory(setup: Setup) -> None:
 def is_surely_small(setup: Setup, room: Room) -> bool:
     """Whether a crude bound from above is far below the memory there is: all files in float32 and once more, and for each
     token and block twice what a block keeps without checkpointing."""
-    one, text, sampler = largest_pass(setup), setup.flavour.t5_max_length, setup.sampler
-    sampled = 2 * prompts_at_once(sampler) * (sampler.num_tokens + text) if setup.prompts else 0
+    one, text = largest_pass(setup), setup.flavour.t5_max_length
+    sampled = max(
+        (2 * prompts_at_once(setup.sampler, shot.canvas) * (shot.canvas.num_tokens + text) for shot in setup.shots), default=0
+    )
     work = 128 * max(one.batch * one.num_joint, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single
     files = {setup.files.transformer, setup.files.vae, setup.files.clip_l, setup.files.t5}

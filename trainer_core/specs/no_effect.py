@@ -139,13 +139,24 @@ VALIDATION = (
         "set that above 0",
     ),
     Row(
+        ("pretrained_evaluation_model_name_or_path",),
+        lambda spec: spec.evaluation_type == "none",
+        "with evaluation_type 'none'",
+        "choose 'clip'",
+    ),
+    Row(
         ("num_validation_images",),
-        lambda spec: bool(spec.validation_prompts),
-        "with validation_prompts, which are all pictured",
+        lambda spec: bool(spec.validation_prompts or spec.user_prompt_library.strip()),
+        "with validation_prompts or user_prompt_library, which are all pictured",
         "empty them",
     ),
     Row(
-        ("validation_negative_prompt",),
+        (
+            "validation_negative_prompt",
+            "validation_no_cfg_until_timestep",
+            "validation_cfg_threshold",
+            "validation_cfg_passes",
+        ),
         lambda spec: 0 <= spec.validation_guidance_real <= 1,
         "with validation_guidance_real {validation_guidance_real:g}, where real CFG is off",
         "set that above 1",

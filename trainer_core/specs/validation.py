@@ -1,8 +1,11 @@
 """The pictures and the figures that tell whether it works."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from .no_effect import VALIDATION, refuse_idle
+from .prompts import parse_library
 from .spec import Spec
 
 
@@ -10,10 +13,14 @@ class ValidationSpec(Spec):
     """The pictures made before, during and after training, always with the same seed."""
 
     validation_prompts: tuple[str, ...] = Field(
-        (), description="Prompts to picture, one a line. Empty: the first captions of the dataset."
+        (),
+        description="Prompts to picture, one a line. <token> stands for the trigger word. Empty: the first captions of the dataset.",
     )
     validation_negative_prompt: str = Field("", description="Negative prompt; used when validation_guidance_real is above 1.")
-    validation_resolution: str = Field("", description="WIDTHxHEIGHT in pixels; empty: a square of the base's home resolution.")
+    validation_resolution: str = Field(
+        "",
+        description="WIDTHxHEIGHT in pixels, or several, such as 1024x1024, 1280x768; empty: a square of the base's home resolution.",
+    )
     validation_num_inference_steps: int = Field(
         0, ge=0, le=1000, description="Sampler steps; 0: what suits the base (20; schnell 4)."
     )
@@ -44,10 +51,52 @@ class ValidationSpec(Spec):
         4, ge=1, le=100, description="At how many noise levels each is measured: the middles of as many equal parts of 0 to 1."
     )
 
+    user_prompt_library: str = Field(
+        "",
+        description='Named prompts as JSON: {"nickname": "prompt"} or {"nickname": {"prompt": "...", "seed": 1, "negative_prompt": "..."}}.',
+    )
+    validation_no_cfg_until_timestep: int = Field(
+        0, ge=0, le=1000, description="So many sampler steps at the beginning go without real CFG."
+    )
+    validation_cfg_threshold: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="Real CFG ends for good once both predictions are this similar (cosine); 1: never. 0.96 saves a third of the passes on pico.",
+    )
+    validation_cfg_passes: Literal["auto", "one", "two"] = Field(
+        "auto",
+        description="Real CFG in one pass of twice the batch, or in two. auto: in one, until the card's memory does not do.",
+    )
+
+    num_held_out: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="Set so many pictures of each dataset aside, always the same ones: they are not trained on, only measured.",
+    )
+
+    evaluation_type: Literal["none", "clip"] = Field(
+        "none", description="clip: score each picture by how well it fits its prompt, and how near it is to the training set."
+    )
+    pretrained_evaluation_model_name_or_path: str = Field(
+        "",
+        description="The CLIP for evaluation_type clip: a folder of transformers' kind, or a hub id where downloads are allowed.",
+    )
+
     @model_validator(mode="after")
-    def _readable_size(self) -> "ValidationSpec":
-        if self.validation_resolution:
-            parse_size(self.validation_resolution)
+    def _readable_sizes_and_prompts(self) -> "ValidationSpec":
+        parse_sizes(self.validation_resolution)
+        parse_library(self.user_prompt_library)
+        return self
+
+    @model_validator(mode="after")
+    def _a_clip_to_score_with(self) -> "ValidationSpec":
+        if self.evaluation_type == "clip" and not self.pretrained_evaluation_model_name_or_path.strip():
+            raise ValueError(
+                "evaluation_type 'clip' needs pretrained_evaluation_model_name_or_path: give the folder of a CLIP, such as "
+                "clip-vit-large-patch14, or choose 'none'"
+            )
         return self
 
     @model_validator(mode="after")
@@ -56,12 +105,15 @@ class ValidationSpec(Spec):
         return self
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """'1024x768' -> (1024, 768), width and height in pixels; ValueError says what is wrong."""
-    parts = text.lower().replace(" ", "").split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise ValueError(f"validation_resolution {text!r} is not a size; write it as WIDTHxHEIGHT, for instance 1024x768")
-    width, height = int(parts[0]), int(parts[1])
-    if min(width, height) < 16 or width % 16 or height % 16:
-        raise ValueError(f"validation_resolution {text!r}: both edges must be multiples of 16 and at least 16")
-    return width, height
+def parse_sizes(text: str) -> list[tuple[int, int]]:
+    """'1024x768, 512' -> [(1024, 768), (512, 512)], width and height in pixels; ValueError says what is wrong."""
+    sizes = []
+    for part in filter(None, text.lower().replace(" ", "").split(",")):
+        edges = part.split("x")
+        if len(edges) > 2 or not all(edge.isdigit() for edge in edges):
+            raise ValueError(f"validation_resolution {part!r} is not a size; write it as WIDTHxHEIGHT, for instance 1024x768")
+        width, height = int(edges[0]), int(edges[-1])
+        if not (16 <= width <= 8192 and 16 <= height <= 8192):
+            raise ValueError(f"validation_resolution {part!r}: both edges must be 16 to 8192 pixels")
+        sizes.append((width, height))
+    return sizes

@@ -7,6 +7,7 @@ never dropped, no token is left out, and the random state of training is not tou
 """
 
 from collections import defaultdict
+from itertools import pairwise
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -19,10 +20,13 @@ from ..data.encode import Caches
 from ..data.sample import Sample
 from ..flux.modulation import Conditions, look_ahead
 from ..flux.predict import predict_velocity, told_sigma
+from ..history import History
 from ..objective import attention_mask
 from ..rng import generator
 from ..setup import Setup
 from .sample import TOKENS_AT_ONCE
+
+RISES = 3  # evaluations in a row
 
 
 def evaluate(
@@ -55,6 +59,29 @@ def choose(samples: tuple[Sample, ...], most: int) -> list[Sample]:
         for some in by_dataset.values()
         for number in range(min(most, len(some)))
     ]
+
+
+def overfitting(history: History) -> str:
+    """What to tell where the held-out loss has risen at RISES evaluations in a row, and at as many again, while the training
+    loss fell; else nothing."""
+    rises = 0
+    for earlier, later in pairwise(history.evaluations):
+        rises = rises + 1 if later.loss > earlier.loss else 0
+    if rises == 0 or rises % RISES:
+        return ""
+    last = history.evaluations[-RISES - 1 :]
+    first, final = last[0].step, last[-1].step
+    span = max(1, (final - first) // 2)
+    early, late = (
+        sum(part) / len(part) for part in (history.losses[first : first + span], history.losses[final - span : final])
+    )
+    if late >= early:
+        return ""
+    return (
+        f"from step {first} to {final} the held-out loss rose ({last[0].loss:.4f} to {last[-1].loss:.4f}) while the training "
+        f"loss fell ({early:.4f} to {late:.4f}): the pictures are being learned by heart. The best so far is step "
+        f"{history.best.step if history.best else first}; fewer steps, a lower rank or more pictures would help"
+    )
 
 
 @torch.no_grad()

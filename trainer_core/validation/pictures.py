@@ -7,6 +7,8 @@ from ..run_dir import write_atomically
 
 SMOOTHING = 0.9
 MAX_COLUMNS = 12
+SEPARATOR, LEAST_LETTERS = 5, 10  # in pixels
+PAPER, INK = (24, 24, 28), (220, 220, 225)
 
 
 def draw_before_after(path: Path, prompts: list[str], before: list[Path], after: list[Path]) -> None:
@@ -25,6 +27,27 @@ def draw_before_after(path: Path, prompts: list[str], before: list[Path], after:
                 cell.set_ylabel(label, fontsize=9)
         axes[0][column].set_title("\n".join(textwrap.wrap(prompt, 22)[:2]), fontsize=7)
     _save(figure, path)
+
+
+def draw_pair(path: Path, left: Path, right: Path, labels: tuple[str, str]) -> None:
+    """Two pictures side by side, each under its label."""
+    import io
+
+    from PIL import Image, ImageDraw, ImageFont
+
+    pictures = [Image.open(name).convert("RGB") for name in (left, right)]
+    edge = max(picture.height for picture in pictures)
+    font = ImageFont.load_default(max(LEAST_LETTERS, edge // 40))
+    band = round(font.size * 1.6)
+    sheet = Image.new("RGB", (sum(picture.width for picture in pictures) + SEPARATOR, edge + band), PAPER)
+    draw, x = ImageDraw.Draw(sheet), 0
+    for picture, label in zip(pictures, labels, strict=True):
+        draw.text((x + picture.width / 2, band / 2), label, font=font, fill=INK, anchor="mm")
+        sheet.paste(picture, (x, band + (edge - picture.height) // 2))
+        x += picture.width + SEPARATOR
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
 
 
 def draw_loss_curve(path: Path, losses: list[float]) -> None:

@@ -1,7 +1,14 @@
-"""The prompts' pictures on disk, at one step of the run."""
+"""The run's pictures on disk, at one step of it.
 
+Those of step 0 are the base's, made once for whatever shapes them and kept in the cache under a digest of all that: another run
+with the same base and prompts takes them from there. Each later picture also stands beside the base's, to look at.
+"""
+
+import hashlib
 import io
+from collections import defaultdict
 from contextlib import nullcontext
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -11,15 +18,18 @@ from ..adapter.switch import adapter_off
 from ..context import RunContext
 from ..data.encode import Caches
 from ..data.images import to_image
+from ..flux.files import fingerprint
 from ..flux.vae import load_vae
 from ..objective import attention_mask
 from ..run_dir import write_atomically
 from ..setup import Setup
 from ..specs.flow import FlowSpec
+from .pictures import draw_pair
 from .sample import Encoded, sample_latents
+from .shots import Canvas, Shot
 
 
-def render_prompts(
+def render_shots(
     setup: Setup,
     transformer: FluxTransformer2DModel,
     caches: Caches,
@@ -28,36 +38,108 @@ def render_prompts(
     step: int,
     ema: bool = False,
 ) -> list[Path]:
-    """A picture of each prompt; those of step 0 are the base's, without the adapter. Returns their paths. `ema` says that the
+    """A picture of each shot; those of step 0 are the base's, without the adapter. Returns their paths. `ema` says that the
     adapter holds its running average now, so that they are kept apart.
 
-    What is on disk is not made again. After a wish to stop it returns early, with nothing written.
+    What is on disk is not made again. After a wish to stop it returns early, with nothing more written.
     """
-    paths = [context.run_dir.sample_path(step, index, ema=ema) for index in range(len(setup.prompts))]
-    if all(path.exists() for path in paths):
-        return paths
-    negative = _encoded(caches, setup.job.validation.validation_negative_prompt, setup.job.flow)
-    prompts = [_encoded(caches, prompt, setup.job.flow) for prompt in setup.prompts]
+    paths = {shot: context.run_dir.sample_path(step, shot.name, ema=ema) for shot in setup.shots}
+    if step == 0:
+        _take_known(setup, paths, context)
+    by_canvas: dict[Canvas, list[Shot]] = defaultdict(list)
+    for shot in setup.shots:
+        by_canvas[shot.canvas].append(shot)
+    for canvas, shots in by_canvas.items():
+        if all(paths[shot].exists() for shot in shots):
+            continue
+        latents = _sample(setup, transformer, caches, context, shots, canvas, is_base=step == 0)
+        if latents is None:
+            break
+        vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
+        for shot, latent in zip(shots, latents, strict=True):
+            picture = to_png(vae.decode(latent.unsqueeze(0))[0])
+            write_atomically(paths[shot], picture)
+            if step == 0:
+                write_atomically(_known_path(setup, shot, context), picture)
+            compared = _compare(shot, paths[shot], context, step=step, ema=ema) if step else None
+            context.events.emit(
+                "sample",
+                step=step,
+                index=setup.shots.index(shot),
+                prompt=shot.prompt,
+                path=str(paths[shot]),
+                compared=compared and str(compared),
+            )
+    return list(paths.values())
+
+
+def _sample(
+    setup: Setup,
+    transformer: FluxTransformer2DModel,
+    caches: Caches,
+    context: RunContext,
+    shots: list[Shot],
+    canvas: Canvas,
+    *,
+    is_base: bool,
+) -> torch.Tensor | None:
+    flow = setup.job.flow
+    prompts = [encoded_prompt(caches, shot.prompt, flow) for shot in shots]
+    negatives = [encoded_prompt(caches, shot.negative_prompt, flow) for shot in shots]
     transformer.eval()
-    report = context.progress("sample")
-    with adapter_off(transformer) if step == 0 else nullcontext():
-        latents = sample_latents(transformer, prompts, negative, setup.sampler, context.should_stop, report)
-    if latents is None:
-        return paths
-    vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
-    for index, (prompt, path, latent) in enumerate(zip(setup.prompts, paths, latents, strict=True)):
-        _save_png(path, vae.decode(latent.unsqueeze(0))[0])
-        context.events.emit("sample", step=step, index=index, prompt=prompt, path=str(path))
-    return paths
+    with adapter_off(transformer) if is_base else nullcontext():
+        return sample_latents(
+            transformer, prompts, negatives, setup.sampler, canvas, context.should_stop, context.progress("sample")
+        )
 
 
-def _encoded(caches: Caches, caption: str, flow: FlowSpec) -> Encoded:
+def _take_known(setup: Setup, paths: dict[Shot, Path], context: RunContext) -> None:
+    """The base's pictures, of those that were made before; each is news to this run."""
+    for index, (shot, path) in enumerate(paths.items()):
+        known = _known_path(setup, shot, context)
+        if path.exists() or not known.exists():
+            continue
+        write_atomically(path, known.read_bytes())
+        context.events.emit("sample", step=0, index=index, prompt=shot.prompt, path=str(path), compared=None)
+
+
+def _known_path(setup: Setup, shot: Shot, context: RunContext) -> Path:
+    """Where the base's picture of this shot is kept: by all that shapes it."""
+    base, flow, files = setup.job.base, setup.job.flow, setup.files
+    helper = base.assistant_lora_path.strip()
+    parts = [
+        *(fingerprint(path) for path in (files.transformer, files.vae, files.clip_l, files.t5)),
+        fingerprint(Path(helper).expanduser()) if helper else "",
+        base.assistant_lora_inference_strength,
+        base.base_model_precision,
+        base.attention_mechanism,
+        base.vae_enable_tiling,
+        flow.flux_attention_masked_training and flow.t5_mask_mode,
+        setup.encoding,
+        setup.device.type,
+        torch.__version__,
+        astuple(setup.sampler),
+        shot[1:],
+    ]
+    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+    return context.cache_dir / "pictures" / digest[:2] / f"{digest}.png"
+
+
+def _compare(shot: Shot, path: Path, context: RunContext, *, step: int, ema: bool) -> Path:
+    """The picture beside that of the base."""
+    compared = context.run_dir.compared_path(step, shot.name, ema=ema)
+    base = context.run_dir.sample_path(0, shot.name)
+    draw_pair(compared, base, path, ("base", f"step {step}{', average' if ema else ''}"))
+    return compared
+
+
+def encoded_prompt(caches: Caches, caption: str, flow: FlowSpec) -> Encoded:
     """The caption with the mask that training uses."""
     entry = {name: tensor.unsqueeze(0) for name, tensor in caches.text(caption).items()}
     return Encoded(entry["text"], entry["pooled"], attention_mask(flow, entry["text_mask"]))
 
 
-def _save_png(path: Path, pixels_CHW: torch.Tensor) -> None:
+def to_png(pixels_CHW: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
     to_image(pixels_CHW).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()

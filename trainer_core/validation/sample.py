@@ -4,6 +4,7 @@ Same seed, same sigmas, same noise at every step of a run and in ComfyUI (its Ra
 differ by the adapter alone. The random state of training is not touched.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,30 +18,34 @@ from ..flux.flavours import Flavour
 from ..flux.modulation import Conditions, look_ahead
 from ..flux.predict import predict_velocity
 from ..flux.vae import DOWNSCALE, LATENT_CHANNELS
-from ..specs.validation import ValidationSpec, parse_size
+from ..guidance import guide, similarity
+from ..specs.validation import ValidationSpec
+from .shots import Canvas
 
 TOKENS_AT_ONCE = 4096
 
 ShouldStop = Callable[[], bool]
 Progress = Callable[[int, int], None]
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """Every effective number of the sampler; width and height in pixels. CFG is on above guidance_real 1."""
+    """Every effective number of the sampler. `shift` 0 goes by the number of tokens. CFG is on above guidance_real 1, from
+    step `no_cfg_steps` on, until both predictions are as similar as the threshold, in one pass or two."""
 
-    width: int
-    height: int
     num_steps: int
     shift: float
     guidance: float
     guidance_real: float
-    seed: int
+    no_cfg_steps: int = 0
+    cfg_threshold: float = 1.0
+    cfg_passes: str = "auto"
 
     @property
-    def num_tokens(self) -> int:
-        """Image tokens of one picture."""
-        return (self.width // (2 * DOWNSCALE)) * (self.height // (2 * DOWNSCALE))
+    def has_cfg(self) -> bool:
+        return self.guidance_real > 1
 
 
 @dataclass(frozen=True)
@@ -65,84 +70,118 @@ def together(captions: Sequence[Encoded]) -> Encoded:
 def sampler_settings(spec: ValidationSpec, flavour: Flavour) -> SamplerSettings:
     """The job's wishes, and the flavour's defaults where it has none."""
     default = flavour.sampler
-    home = flavour.home_resolution
-    width, height = parse_size(spec.validation_resolution) if spec.validation_resolution else (home, home)
-    num_tokens = (width // (2 * DOWNSCALE)) * (height // (2 * DOWNSCALE))
     return SamplerSettings(
-        width=width,
-        height=height,
         num_steps=spec.validation_num_inference_steps or default.num_steps,
-        shift=default.shift or dynamic_shift(num_tokens),
+        shift=default.shift,
         guidance=default.guidance if spec.validation_guidance < 0 else spec.validation_guidance,
         guidance_real=default.guidance_real if spec.validation_guidance_real < 0 else spec.validation_guidance_real,
-        seed=spec.validation_seed,
+        no_cfg_steps=spec.validation_no_cfg_until_timestep,
+        cfg_threshold=spec.validation_cfg_threshold,
+        cfg_passes=spec.validation_cfg_passes,
     )
 
 
-def prompts_at_once(settings: SamplerSettings) -> int:
-    """As many prompts are sampled together; with real CFG each is there twice."""
-    return max(1, TOKENS_AT_ONCE // settings.num_tokens)
+def prompts_at_once(settings: SamplerSettings, canvas: Canvas) -> int:
+    """As many prompts are sampled together, each twice with real CFG; one where CFG ends by what the picture itself shows."""
+    return 1 if settings.has_cfg and settings.cfg_threshold < 1 else max(1, TOKENS_AT_ONCE // canvas.num_tokens)
 
 
 @torch.no_grad()
 def sample_latents(
     transformer: FluxTransformer2DModel,
-    prompts: list[Encoded],
-    negative: Encoded,
+    prompts: Sequence[Encoded],
+    negatives: Sequence[Encoded],
     settings: SamplerSettings,
+    canvas: Canvas,
     should_stop: ShouldStop = lambda: False,
     progress: Progress = lambda done, total: None,
 ) -> Tensor | None:
-    """(number of prompts, 16, H, W) float32 on the CPU, or None when a stop was wished for.
+    """(number of prompts, 16, H, W) float32 on the CPU, or None when a stop was wished for. A negative for each prompt.
 
     All prompts start from the same noise. They are sampled as many at once as have the tokens of one 1024 px picture.
     """
-    size = (1, LATENT_CHANNELS, settings.height // DOWNSCALE, settings.width // DOWNSCALE)
-    noise = torch.randn(size, generator=torch.Generator("cpu").manual_seed(settings.seed))
-    sigmas = sampling_schedule(settings.num_steps, settings.shift)
-    at_once = prompts_at_once(settings)
+    size = (1, LATENT_CHANNELS, canvas.height // DOWNSCALE, canvas.width // DOWNSCALE)
+    noise = torch.randn(size, generator=torch.Generator("cpu").manual_seed(canvas.seed))
+    sigmas = sampling_schedule(settings.num_steps, settings.shift or dynamic_shift(canvas.num_tokens))
+    at_once, total = prompts_at_once(settings, canvas), len(prompts) * settings.num_steps
     latents = []
     for start in range(0, len(prompts), at_once):
-        chunk = prompts[start : start + at_once]
-        x = noise.expand(len(chunk), -1, -1, -1)
-        look_ahead(transformer, [_conditions(sigma, chunk, negative, settings) for sigma in sigmas[:-1]], "pictures")
+        part = slice(start, start + at_once)
+        guided = Guided(transformer, prompts[part], negatives[part], settings, sigmas)
+        x = noise.expand(len(prompts[part]), -1, -1, -1)
         for number, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
             if should_stop():
                 return None
-            progress(start * settings.num_steps + number * len(chunk), len(prompts) * settings.num_steps)
-            prediction = _guided_velocity(transformer, x, sigma, chunk, negative, settings)
-            x = euler_step(x, prediction.cpu(), sigma, next_sigma)
+            progress(start * settings.num_steps + number * len(x), total)
+            x = euler_step(x, guided.velocity(x, sigma, number), sigma, next_sigma)
         latents.append(x)
-    progress(len(prompts) * settings.num_steps, len(prompts) * settings.num_steps)
+        if guided.num_saved:
+            log.info("real CFG was left out in %d of %d steps", guided.num_saved, settings.num_steps)
+    progress(total, total)
     return torch.cat(latents)
 
 
-def _guided_velocity(
-    transformer: FluxTransformer2DModel,
-    x: Tensor,
-    sigma: Tensor,
-    prompts: list[Encoded],
-    negative: Encoded,
-    settings: SamplerSettings,
-) -> Tensor:
-    """The predicted velocity, with real CFG in one pass of twice the batch where it is on."""
-    sigma_B, guidance_B, pooled_BP = _conditions(sigma, prompts, negative, settings)
-    text = _asked(prompts, negative, settings)
-    if settings.guidance_real <= 1:
-        return predict_velocity(transformer, x, sigma_B, text.text_BLD, pooled_BP, guidance_B, text.text_mask_BL)
-    x = torch.cat([x, x])
-    both = predict_velocity(transformer, x, sigma_B, text.text_BLD, pooled_BP, guidance_B, text.text_mask_BL)
-    positive, unconditional = both.chunk(2)
-    return unconditional + settings.guidance_real * (positive - unconditional)
+class Guided:
+    """The prediction for some prompts along one run of the sampler, with real CFG where it is on."""
 
+    def __init__(
+        self,
+        transformer: FluxTransformer2DModel,
+        prompts: Sequence[Encoded],
+        negatives: Sequence[Encoded],
+        settings: SamplerSettings,
+        sigmas: Tensor,
+    ):
+        self._transformer = transformer
+        self._settings = settings
+        self._prompts = together(prompts)
+        self._negatives = together(negatives)
+        self._ended = False
+        self._in_one_pass = settings.cfg_passes != "two"
+        self.num_saved = 0  # steps that went without CFG because it had ended
+        self._pair = together([self._prompts, self._negatives])
+        passes = [self._conditions(asked, sigma) for step, sigma in enumerate(sigmas[:-1]) for asked in self._asked(step)]
+        look_ahead(transformer, passes, "pictures")
 
-def _asked(prompts: list[Encoded], negative: Encoded, settings: SamplerSettings) -> Encoded:
-    """What one pass is asked with: the prompts, and with real CFG the negative prompt for each."""
-    return together(prompts if settings.guidance_real <= 1 else [*prompts, *[negative] * len(prompts)])
+    def velocity(self, x: Tensor, sigma: Tensor, step: int) -> Tensor:
+        """(B, 16, H, W) on the CPU, at step number `step` of the schedule."""
+        settings = self._settings
+        self.num_saved += self._ended
+        if self._ended or not self._has_cfg(step):
+            return self._predict(self._prompts, x, sigma)
+        conditional, unconditional = self._both(x, sigma)
+        if settings.cfg_threshold < 1:
+            self._ended = similarity(x - sigma * conditional, x - sigma * unconditional) >= settings.cfg_threshold
+        return guide(conditional, unconditional, settings.guidance_real)
 
+    def _has_cfg(self, step: int) -> bool:
+        return self._settings.has_cfg and step >= self._settings.no_cfg_steps
 
-def _conditions(sigma: Tensor, prompts: list[Encoded], negative: Encoded, settings: SamplerSettings) -> Conditions:
-    """Noise level, guidance and pooled text of that pass."""
-    pooled_BP = _asked(prompts, negative, settings).pooled_BP
-    B = len(pooled_BP)
-    return Conditions(sigma.expand(B), torch.full((B,), settings.guidance), pooled_BP)
+    def _asked(self, step: int) -> list[Encoded]:
+        """What each pass of a step is asked with, as long as CFG has not ended."""
+        if not self._has_cfg(step):
+            return [self._prompts]
+        return [self._pair] if self._in_one_pass else [self._prompts, self._negatives]
+
+    def _both(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The conditional and the unconditional prediction: in one pass, until the card has no room for it."""
+        if self._in_one_pass:
+            try:
+                conditional, unconditional = self._predict(self._pair, torch.cat([x, x]), sigma).chunk(2)
+                return conditional, unconditional
+            except torch.OutOfMemoryError:
+                if self._settings.cfg_passes == "one":
+                    raise
+                log.warning("the card has no room for real CFG in one pass; the pictures are made with two")
+                self._in_one_pass = False
+        return self._predict(self._prompts, x, sigma), self._predict(self._negatives, x, sigma)
+
+    def _predict(self, asked: Encoded, x: Tensor, sigma: Tensor) -> Tensor:
+        sigma_B, guidance_B, pooled_BP = self._conditions(asked, sigma)
+        velocity = predict_velocity(self._transformer, x, sigma_B, asked.text_BLD, pooled_BP, guidance_B, asked.text_mask_BL)
+        return velocity.cpu()
+
+    def _conditions(self, asked: Encoded, sigma: Tensor) -> Conditions:
+        """Noise level, guidance and pooled text of one pass."""
+        B = len(asked.pooled_BP)
+        return Conditions(sigma.expand(B), torch.full((B,), self._settings.guidance), asked.pooled_BP)

@@ -1,0 +1,83 @@
+"""CompareCheckpoints: a run's LoRAs side by side, and the winner into the LoRA folder.
+
+The child process makes the pictures (`flux-lora compare`), with the base as it was trained on.
+"""
+
+import tempfile
+from pathlib import Path
+
+from comfy_api.latest import io
+
+from ..trainer_core.errors import JobError
+from ..trainer_core.run_dir import RunDir
+from ..trainer_core.saved import BEST, find_lora
+from .child import compare
+from .folders import home_dir, loras_dir
+from .pictures import load_pictures
+from .train import offer
+from .widgets import CATEGORY, TrainRun
+
+
+class CompareCheckpoints(io.ComfyNode):
+    """A run in; the grid and what was measured out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CompareCheckpoints",
+            display_name="Compare Checkpoints",
+            category=CATEGORY,
+            description="Pictures by every checkpoint of a run beside each other, with the held-out loss; copies the winner.",
+            is_output_node=True,
+            inputs=[
+                TrainRun.Input("run", tooltip="The run, from Train LoRA."),
+                io.String.Input(
+                    "checkpoints",
+                    default="",
+                    tooltip="Which ones: final, best, ema, or steps, such as 250, 500, 500-ema. Empty: all that are kept.",
+                ),
+                io.String.Input(
+                    "strengths", default="1.0", tooltip="Strengths of the LoRA, such as 0.7, 1.0; the base is always there."
+                ),
+                io.String.Input(
+                    "save_as",
+                    default="",
+                    tooltip="Copy the winner into the LoRA folder under this name; empty: nothing is copied.",
+                ),
+                io.String.Input(
+                    "winner", default=BEST, tooltip="Which one is copied: best, final, ema, or a step such as 250."
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="grid"),
+                io.String.Output(display_name="report"),
+                io.String.Output(display_name="path"),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, run: str, checkpoints: str, strengths: str, save_as: str, winner: str) -> io.NodeOutput:
+        import comfy.model_management as management
+
+        run_dir = RunDir(Path(run))
+        if not run_dir.job_path.exists():
+            raise JobError(f"CompareCheckpoints: {run} holds no run; if it was deleted, train it again under another name")
+        copied = copy_winner(run_dir, winner, save_as.strip()) if save_as.strip() else ""
+        management.unload_all_models()
+        with tempfile.TemporaryDirectory() as folder:
+            grid = Path(folder) / "grid.png"
+            on_tick = management.throw_exception_if_processing_interrupted
+            report = compare(run_dir, home_dir(), grid, checkpoints, strengths, on_tick=on_tick)
+            return io.NodeOutput(load_pictures([grid]), report["text"], copied)
+
+
+def copy_winner(run_dir: RunDir, winner: str, name: str) -> str:
+    """The path of the copy below ComfyUI's LoRA folder; JobError where the name leaves it, or is taken by another LoRA."""
+    folder, lora = loras_dir(), find_lora(run_dir, winner)
+    path = (folder / f"{name.removesuffix('.safetensors')}.safetensors").resolve()
+    if folder.resolve() not in path.parents:
+        raise JobError(f"CompareCheckpoints: save_as {name!r} leaves the LoRA folder; give a name, or folder/name")
+    if path.exists() and path.read_bytes() != lora.path.read_bytes():
+        raise JobError(f"CompareCheckpoints: {path.name} is there already and another LoRA; choose another name")
+    offer(lora.path, path)
+    return str(path)

@@ -1,0 +1,73 @@
+"""What a run has saved, and which of its LoRAs is meant: the final one, the best, the running average, or that of a step.
+
+A run that is not finished has its checkpoints. Light: ComfyUI's nodes ask it too.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from .errors import JobError
+from .run_dir import RunDir, read_json
+
+LORA_DIR, STATE_FILE = "lora", "state.json"
+FINAL, BEST, EMA, LATEST = "final", "best", "ema", "latest"
+
+
+class SavedLora(NamedTuple):
+    """A LoRA file of a run, with the step that it is of, and whether it is the running average."""
+
+    path: Path
+    step: int
+    is_ema: bool = False
+
+
+def checkpoint_dir(checkpoints_dir: Path, step: int) -> Path:
+    """The folder of the checkpoint of this step."""
+    return checkpoints_dir / f"step-{step:08d}"
+
+
+def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
+    """Complete checkpoints, the newest first."""
+    if not checkpoints_dir.is_dir():
+        return []
+    return sorted((path for path in checkpoints_dir.iterdir() if not path.suffix), reverse=True)
+
+
+def list_steps(run_dir: RunDir) -> list[int]:
+    """The steps of the run's checkpoints, in their order."""
+    return sorted(int(path.name.removeprefix("step-")) for path in list_checkpoints(run_dir.checkpoints_dir))
+
+
+def find_lora(run_dir: RunDir, which: str) -> SavedLora:
+    """The LoRA that `which` names: final, best, ema, latest (finished or not), a step, or a step with '-ema' behind it.
+
+    JobError lists what there is.
+    """
+    which, result, name = which.strip().lower() or FINAL, run_dir.result(), run_dir.job().name
+    steps = list_steps(run_dir)
+    if which in (FINAL, LATEST) and result:
+        return SavedLora(Path(result["lora"]), result["steps"])
+    if which == BEST and result and result["best_lora"]:
+        return SavedLora(Path(result["best_lora"]), result["best_step"])
+    if which == EMA and result and result["ema_lora"]:
+        return SavedLora(Path(result["ema_lora"]), result["steps"], True)
+    if which == LATEST and steps:
+        which = str(steps[-1])
+    number, _, kind = which.partition("-")
+    if number.isdigit() and int(number) in steps and kind in ("", EMA):
+        folder = checkpoint_dir(run_dir.checkpoints_dir, int(number)) / LORA_DIR
+        path = folder / f"{name}{'-ema' if kind else ''}.safetensors"
+        if path.exists():
+            return SavedLora(path, int(number), bool(kind))
+    known = [FINAL] * bool(result) + [BEST] * bool(result and result["best_lora"]) + [EMA] * bool(result and result["ema_lora"])
+    there = ", ".join([*known, *map(str, steps)])
+    raise JobError(f"run {run_dir.run_id} has no LoRA {which!r}; there is: {there or 'nothing yet, let it save first'}")
+
+
+def held_out_losses(run_dir: RunDir) -> dict[int, float]:
+    """The held-out loss by step, of all evaluations that the run remembers."""
+    result = run_dir.result()
+    evaluations = result["evaluations"] if result else []
+    if not result and (checkpoints := list_checkpoints(run_dir.checkpoints_dir)):
+        evaluations = read_json(checkpoints[0] / STATE_FILE)["history"]["evaluations"]
+    return {evaluation["step"]: evaluation["loss"] for evaluation in evaluations}
