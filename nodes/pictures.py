@@ -17,8 +17,10 @@ CONSTANT_TIME = 1_000_000_000  # in seconds since 1970: September 2001
 
 
 def load_pictures(paths: Iterable[Path]) -> "Tensor":
-    """Pictures of one size as a batch."""
-    return to_batch(_opened(path) for path in paths)
+    """Pictures as a batch, smaller ones in the middle of a black frame of the largest size."""
+    pictures = [_opened(path) for path in paths]
+    size = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    return to_batch(_framed(picture, size) for picture in pictures)
 
 
 def to_batch(pictures: Iterable[Image.Image]) -> "Tensor":
@@ -32,6 +34,14 @@ def from_batch(images_BHWC: "Tensor") -> list[Image.Image]:
     """The pictures of a batch, in RGB; ComfyUI's values outside [0, 1] are cut as its SaveImage does."""
     levels_BHWC = (images_BHWC[..., :3].cpu().float().clamp(0, 1) * 255).round().byte().numpy()
     return [Image.fromarray(levels_HWC) for levels_HWC in levels_BHWC]
+
+
+def _framed(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if picture.size == size:
+        return picture
+    frame = Image.new("RGB", size)
+    frame.paste(picture, ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
+    return frame
 
 
 def _opened(path: Path) -> Image.Image:

@@ -81,7 +81,11 @@ def _float(info: FieldInfo) -> Made:
 
 
 def _text(info: FieldInfo) -> Made:
-    return io.String.Input, {"default": "" if info.is_required() else info.default}
+    has_lines = bool(info.json_schema_extra) and "multiline" in info.json_schema_extra
+    return io.String.Input, {
+        "default": "" if info.is_required() else info.default,
+        **({"multiline": True} if has_lines else {}),
+    }
 
 
 def _lines(info: FieldInfo) -> Made:

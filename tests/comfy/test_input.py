@@ -73,7 +73,7 @@ def test_pictures_of_the_graph_become_a_folder(server: Server, example: Prompt) 
     empty = {"class_type": "EmptyImage", "inputs": {"width": 96, "height": 64, "batch_size": 2, "color": 255}}
     outcome = queue(server.url, prompt | {"images": empty})
     assert outcome.status == "success", outcome.error
-    folder = next((server.output_dir / "flux_lora" / "datasets").iterdir())
+    folder = max((server.output_dir / "flux_lora" / "datasets").iterdir(), key=lambda path: path.stat().st_ctime_ns)
     assert sorted(path.name for path in folder.iterdir()) == ["0000.png", "0000.txt", "0001.png", "0001.txt"]
     assert "80x48                2" in report_of(outcome)
     wrong = change(prompt | {"images": empty}, "DatasetBucket", captions="only one")

@@ -54,6 +54,7 @@ class ValidationSpec(Spec):
     user_prompt_library: str = Field(
         "",
         description='Named prompts as JSON: {"nickname": "prompt"} or {"nickname": {"prompt": "...", "seed": 1, "negative_prompt": "..."}}.',
+        json_schema_extra={"multiline": True},
     )
     validation_no_cfg_until_timestep: int = Field(
         0, ge=0, le=1000, description="So many sampler steps at the beginning go without real CFG."
