@@ -133,7 +133,8 @@ class _Walker:
 
     def take(self, entry: os.DirEntry, name: str) -> None:
         """Put an entry where it belongs."""
-        wanted = os.path.splitext(entry.name)[1].rstrip().lower() in self.suffixes
+        _, dot, suffix = entry.name.rpartition(".")
+        wanted = bool(dot) and f".{suffix.rstrip().lower()}" in self.suffixes
         try:
             if entry.is_dir():
                 linked = entry.is_symlink()

@@ -149,11 +149,12 @@ def _samples_of(
             if isinstance(told, str):
                 raise Reject(told)
             captions = tuple(map(as_text, source.captions_of(file.path)))
-            if (mask := source.masks.get(file.path)) is not None:
+            mask = source.masks.get(file.path) if source.masks else None  # the hash of a path takes its time
+            if mask is not None:
                 check_mask(mask.path, file.path)
             mask = mask or alpha_mask(spec, file.path, told.has_alpha)
             reference = None
-            if (own := source.references.get(file.path)) is not None:
+            if source.references and (own := source.references.get(file.path)) is not None:
                 reference = check_reference(own.path, learned[own.place], file.path, told, spec)
             samples += _in_each_resolution(file.path, told, shared.one(captions), mask, reference, spec, flavour, shared)
         except Reject as reason:

@@ -6,11 +6,14 @@ What is no text at all is an error and not a caption of odd signs. Needs no torc
 
 import codecs
 import logging
+import os
 from pathlib import Path
 
 from ..errors import JobError
 
 MAX_NAMED = 10
+AT_ONCE = 1 << 16  # bytes
+READING = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # which Windows and Unix lack in turn
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +27,14 @@ class TextReader:
 
     def read(self, path: str | Path) -> str:
         """The file's text; OSError where it cannot be read, JobError where it is no text."""
-        with open(path, "rb", buffering=0) as file:
-            data = file.read()
-        return self.decode(data, path)
+        handle = os.open(path, READING)
+        try:
+            parts = [os.read(handle, AT_ONCE)]
+            while len(parts[-1]) == AT_ONCE:
+                parts.append(os.read(handle, AT_ONCE))
+        finally:
+            os.close(handle)
+        return self.decode(b"".join(parts), path)
 
     def decode(self, data: bytes, path: str | Path) -> str:
         """UTF-8 with or without a byte order mark, UTF-16 with one, else Windows-1252 with a warning, else JobError."""
