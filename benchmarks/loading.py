@@ -13,12 +13,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from trainer_core.caching import fill_caches
 from trainer_core.context import RunContext
 from trainer_core.course import mix_of
 from trainer_core.data.batches import BatchPlan
 from trainer_core.events import Event, EventLog
 from trainer_core.run_dir import RunDir
-from trainer_core.train import fill_caches, open_run, train
+from trainer_core.train import open_run, train
 from trainer_core.trainee import build_trainee
 
 from .overhead import make_setup

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from trainer_core import demo, flow
 from trainer_core.adapter.plan import plan_adapter
+from trainer_core.caching import fill_caches
 from trainer_core.context import RunContext
 from trainer_core.data.batches import Batch, BatchPlan
 from trainer_core.events import Event, EventLog
@@ -35,7 +36,7 @@ from trainer_core.job import TrainJob
 from trainer_core.optim import make_clip
 from trainer_core.run_dir import RunDir
 from trainer_core.setup import Setup, prepare
-from trainer_core.train import fill_caches, open_run, train
+from trainer_core.train import open_run, train
 from trainer_core.trainee import Trainee, build_trainee
 
 BARS = {"pico": 1.03, "100m": 1.01}

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from support import CPU, encoded, job_data, make_pictures, opened, run_in_process, silent
+from trainer_core.caching import fill_caches
 from trainer_core.context import RunContext
 from trainer_core.data.cache import MAX_OPEN, STALE_SECONDS, Shards, entry_name
 from trainer_core.data.cache_limit import make_room
@@ -29,7 +30,6 @@ from trainer_core.job_file import parse_job
 from trainer_core.run_dir import run_dir_for
 from trainer_core.setup import prepare
 from trainer_core.specs.dataset import DatasetSpec
-from trainer_core.train import fill_caches
 
 SHARDS = "shard-*.safetensors"
 

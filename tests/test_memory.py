@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPTextModel, T5EncoderModel
 
 from support import job_data, opened, run_in_process
+from trainer_core.caching import fill_caches
 from trainer_core.context import RunContext
 from trainer_core.data.encode import CAPTIONS_AT_ONCE, encode_captions
 from trainer_core.events import EventLog
@@ -20,7 +21,6 @@ from trainer_core.flux.vae import FLUX_VAE, TILE, Vae, load_vae, take_in_tiles
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import run_dir_for
 from trainer_core.setup import prepare
-from trainer_core.train import fill_caches
 
 CPU = torch.device("cpu")
 KINDS = (AutoencoderKL, AutoencoderTiny, CLIPTextModel, T5EncoderModel)

@@ -192,3 +192,15 @@ def test_pictures_in_the_middle_change_no_byte_of_the_training(tmp_path, picture
         for number, validation in enumerate(({"num_validation_images": 0}, often | {"num_validation_images": 4}))
     ]
     assert Path(runs[0]["lora"]).read_bytes() != b"" and runs[0]["losses"] == runs[1]["losses"]
+
+
+def test_pictures_can_come_by_epochs(tmp_path, pictures, cache):
+    validation = {"validation_prompts": ["a ball"], "num_validation_images": 4, "validation_num_inference_steps": 1}
+    validation |= {"validation_epoch_interval": 2}
+    training = {"train_batch_size": 2, "gradient_accumulation_steps": 2, "max_train_steps": 10}  # an epoch is 3 batches
+    data = job_data(pictures, validation=validation, training=training)
+    run = Path(run_in_process(parse_job(data), tmp_path, cache)["run_dir"])
+    assert sorted(path.name for path in (run / "samples").iterdir()) == [
+        f"step-{step:06d}"
+        for step in (0, 3, 6, 9, 10)  # after 2, 4 and 6 epochs, and at the end
+    ]

@@ -25,6 +25,7 @@ PICTURES = (
     "evaluation_type",
     "validation_seed",
     "validation_step_interval",
+    "validation_epoch_interval",
 )
 GUIDANCE = ("flux_guidance_value", "flux_guidance_mode", "flux_guidance_min", "flux_guidance_max")
 

@@ -5,7 +5,6 @@ newest checkpoint, and since everything random is a function of the step, it end
 """
 
 import logging
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -15,20 +14,20 @@ import psutil
 import torch
 
 from .adapter.dropout import find_dropouts
+from .caching import fill_caches
 from .context import RunContext
 from .course import mix_of
 from .data.batches import BatchPlan
-from .data.cache_limit import GB, make_room
-from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures, open_caches
+from .data.encode import Caches
 from .data.images import load_rgb
 from .data.index import count_buckets
 from .data.loader import Loader
 from .data.report import group_reasons
-from .data.too_long import warn_of_cut_captions
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
 from .history import Evaluation, History, PictureScore
+from .job import TrainJob
 from .job_file import dump_job
 from .objective import Objective
 from .optim import learning_rate_at, make_clip, set_learning_rate
@@ -45,8 +44,8 @@ log = logging.getLogger(__name__)
 
 BATCHES_AHEAD = 2  # read while a step runs, beside those of the next step
 PAUSE_SECONDS = 0.2  # between two looks for a command while paused
-REPORT_SECONDS = 0.1  # between two events of progress while the caches are filled
 MOST_REASONS = 10
+TOLERANCE = 1e-9  # of a number of epochs, which is a sum of fractions
 
 
 def run(setup: Setup, context: RunContext) -> dict[str, Any]:
@@ -97,58 +96,6 @@ def open_run(setup: Setup, context: RunContext) -> None:
     context.events.emit("dataset", pictures=len(setup.samples), buckets=buckets, rejected=len(setup.rejected), reasons=reasons)
 
 
-def fill_caches(setup: Setup, context: RunContext) -> Caches:
-    """Every picture and every caption encoded, on disk; the encoders are freed again on return."""
-    base, limit = setup.job.base, setup.job.training.cache_size_limit * GB
-    samples = (*setup.samples, *setup.eval_samples)
-    warn_of_cut_captions(samples, setup.files, setup.flavour)
-    captions = [caption for sample in samples for caption in sample.captions]
-    captions += [text for shot in setup.shots for text in (shot.prompt, shot.negative_prompt)] + [""]
-    tiled = base.vae_enable_tiling
-    caches = open_caches(context.cache_dir, samples, setup.files, setup.flavour, setup.encoding, tiled=tiled)
-    caches.check(samples, captions, _filling(context, "check cache"))
-    if limit:
-        make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
-    encode_pictures(
-        caches,
-        samples,
-        setup.files.vae,
-        setup.device,
-        _filling(context, "encode pictures"),
-        tiled=tiled,
-        sliced=base.vae_enable_slicing,
-        batch_size=base.vae_batch_size,
-    )
-    encode_captions(
-        caches,
-        captions,
-        setup.files,
-        setup.flavour,
-        setup.encoding,
-        setup.device,
-        _filling(context, "encode captions"),
-        one_at_a_time=base.offload_during_startup,
-    )
-    encode_masks(caches, setup.samples, _filling(context, "encode masks"))
-    if limit:
-        make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
-    return caches
-
-
-def _filling(context: RunContext, phase: str) -> Progress:
-    """Reports this phase, not more often than anyone can see, and obeys a wish to stop each time."""
-    last = -math.inf
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT_SECONDS or done == total:
-            context.events.phase(phase, done, total)
-            last = time.monotonic()
-        context.stop_if_wanted(0)
-
-    return report
-
-
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
     job, training, history = setup.job, setup.job.training, trainee.history
@@ -195,8 +142,15 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
             is_best = evaluate_if_due(setup, trainee, caches, context)
             if is_best or step + 1 == setup.num_steps or _is_due(step + 1, training.checkpoint_step_interval):
                 save_state(setup, trainee, context)
-            if step + 1 < setup.num_steps and _is_due(step + 1, job.validation.validation_step_interval):
+            if step + 1 < setup.num_steps and wants_pictures(job, plan, step + 1):
                 make_pictures(setup, trainee, caches, context, step=step + 1)
+
+
+def wants_pictures(job: TrainJob, plan: BatchPlan, steps: int) -> bool:
+    """Whether pictures are due once so many steps are done: by their number, or because an epoch has ended with the last."""
+    interval, accumulation = job.validation.validation_epoch_interval, job.training.gradient_accumulation_steps
+    before, now = (int(plan.order.epochs(count * accumulation) + TOLERANCE) for count in (steps - 1, steps))
+    return _is_due(steps, job.validation.validation_step_interval) or (now > before and _is_due(now, interval))
 
 
 def report(

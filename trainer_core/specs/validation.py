@@ -70,6 +70,9 @@ class ValidationSpec(Spec):
         description="Real CFG in one pass of twice the batch, or in two. auto: in one, until the card's memory does not do.",
     )
 
+    validation_epoch_interval: int = Field(
+        0, ge=0, le=1_000_000, description="Make pictures after every so many epochs too; 0: not by epochs."
+    )
     num_held_out: int = Field(
         0,
         ge=0,
