@@ -48,6 +48,12 @@ def test_prompts_and_a_library_are_all_pictured_and_captions_only_without_both()
     assert make_shots(ValidationSpec(num_validation_images=0), PICO, ["a"], "") == ()
 
 
+def test_a_nickname_that_is_the_number_of_a_prompt_is_refused():
+    both = ValidationSpec(validation_prompts=("one",), user_prompt_library=library(**{"00": "two"}))
+    with pytest.raises(JobError, match="'00' is also the number of a prompt"):
+        make_shots(both, PICO, [], "")
+
+
 def test_several_sizes_are_pictured_each_and_rounded_to_whole_tokens(caplog):
     spec = ValidationSpec(validation_prompts=("one",), validation_resolution="64x96, 50, 48x48")
     shots = make_shots(spec, PICO, [], "")

@@ -54,7 +54,7 @@ def compare(
     texts = _encode(setup, cache_dir)
     weights = open_weights(setup.files.transformer)
     transformer = load_base(setup, weights)
-    vae = load_vae(setup.files.vae, setup.device)
+    vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
     rows: list[list[Cell]] = []
     plans = [(None, 0.0)] + [(lora, strength) for lora in loras for strength in strengths if strength]
     for number, (lora, strength) in enumerate(plans):

@@ -149,6 +149,8 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
 def wants_pictures(job: TrainJob, plan: BatchPlan, steps: int) -> bool:
     """Whether pictures are due once so many steps are done: by their number, or because an epoch has ended with the last."""
     interval, accumulation = job.validation.validation_epoch_interval, job.training.gradient_accumulation_steps
+    if not interval:
+        return _is_due(steps, job.validation.validation_step_interval)
     before, now = (int(plan.order.epochs(count * accumulation) + TOLERANCE) for count in (steps - 1, steps))
     return _is_due(steps, job.validation.validation_step_interval) or (now > before and _is_due(now, interval))
 

@@ -10,7 +10,6 @@ shards is harmless, and a run keeps the shards open that it reads, so that their
 their bytes. A run over more than MAX_OPEN shards of one kind opens the others as they come.
 """
 
-import gc
 import hashlib
 import logging
 import os
@@ -18,9 +17,9 @@ import threading
 import time
 import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +31,7 @@ from torch import Tensor
 from ..errors import JobError
 from ..run_dir import write_atomically
 from .shards import PATTERN, DamagedShard, Entry, checksum, is_intact, new_name, read_shard
+from .uncollected import uncollected
 
 FORMAT = "3"
 SHARD_BYTES = 128 << 20
@@ -66,7 +66,7 @@ class Shards:
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._open)
         _clear_stale(folder)
-        with _no_collection():
+        with uncollected():
             for path in sorted(folder.glob(PATTERN)):  # of the same entry in two shards the newer counts
                 self._take_in(path)
 
@@ -259,18 +259,6 @@ def _clear_stale(folder: Path) -> None:
         with suppress(OSError):  # its writer lives after all, or has just finished
             if time.time() - path.stat().st_mtime > STALE_SECONDS:
                 path.unlink()
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Nothing that headers make is garbage, and looking through it again and again takes as long as reading it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _close_all(files: OrderedDict[str, FileIO]) -> None:

@@ -104,7 +104,7 @@ class FileMemory:
         database = sqlite3.connect(self._path, timeout=SECONDS_TO_WAIT)
         try:
             database.execute(CREATE)
-        except BaseException:
+        except sqlite3.Error:
             database.close()
             raise
         return database

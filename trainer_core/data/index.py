@@ -6,10 +6,8 @@ resolutions together, and what samples have in common (facts, buckets, views, ca
 ComfyUI's DatasetBucket shows the same buckets that the run will use.
 """
 
-import gc
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -25,6 +23,7 @@ from .find import Found, LeftOut, as_text, find_files, subset, words_of
 from .masks import Mask, alpha_mask, find_masks, mask_folder
 from .references import ReferenceFile, check_reference, find_references, place_reference, reference_folder
 from .sample import Facts, Index, Reject, Rejected, Sample
+from .uncollected import uncollected
 from .upright import check_mask
 
 MAX_LISTED = 10
@@ -55,7 +54,7 @@ def index_datasets(
     """
     problems: list[str] = []
     sources: list[Source] = []
-    with _uncollected():
+    with uncollected():
         for spec in datasets:
             if not spec.disabled:
                 try:
@@ -67,7 +66,7 @@ def index_datasets(
     rejected: list[Rejected] = []
     shared = Pool()
     for source in sources:
-        with _uncollected():
+        with uncollected():
             taken, refused, undecided = _samples_of(source, learned, flavour, shared)
         samples += taken
         rejected += refused
@@ -111,18 +110,6 @@ def open_source(spec: DatasetSpec) -> Source:
     pictures = [file.path for file in files]
     masks, references = find_masks(spec, folder, pictures), find_references(spec, folder, pictures)
     return Source(spec, files, left_out, caption_reader(spec, folder), masks, references)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the search for cycles, of which records have none; over so many new objects it takes a second and more."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class Pool:

@@ -49,6 +49,9 @@ def make_shots(spec: ValidationSpec, flavour: Flavour, captions: Sequence[str], 
     for name, prompt, own_negative, own_seed in named:
         chosen = negative if own_negative is None else own_negative, seed if own_seed is None else own_seed
         asked.append((name, _with_trigger(prompt, trigger_word), *chosen))
+    twice = {entry.name for entry in named} & {f"{number:02d}" for number in range(len(prompts))}
+    if twice:
+        raise JobError(f"the nickname {min(twice)!r} is also the number of a prompt in validation_prompts; choose another")
     sizes = _sizes(spec, flavour)
     return tuple(
         Shot(f"{name}_{width}x{height}" if len(sizes) > 1 else name, prompt, other, Canvas(width, height, seed))
