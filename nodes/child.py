@@ -17,11 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..trainer_core.commands import STOP
+from ..trainer_core.diagnosis import diagnose, last_lines
 from ..trainer_core.errors import JobError
 from ..trainer_core.events import EventReader, Listener
 from ..trainer_core.job import TrainJob
 from ..trainer_core.job_file import dump_job
-from ..trainer_core.run_dir import STOP, RunDir, run_dir_for, write_atomically
+from ..trainer_core.run_dir import RunDir, run_dir_for, write_atomically
 
 PACK_ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.1
@@ -102,12 +104,11 @@ def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> di
                 child.kill()
                 child.wait()
             child.stdin.close()
-    lines = log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    report = _report(lines)
+    report = _report(log_path.read_bytes())
     if "error" in report:
         raise JobError(report["error"])
     if child.returncode != DONE:
-        raise RuntimeError(f"flux-lora {command[0]} failed:\n" + "\n".join(lines[-LOG_LINES_SHOWN:]))
+        raise RuntimeError(_death(f"flux-lora {command[0]}", child.returncode, log_path))
     return report
 
 
@@ -144,7 +145,7 @@ def _end(child: "subprocess.Popen[bytes]", run: RunDir) -> None:
             child.wait()
     assert child.stdin is not None
     child.stdin.close()
-    run.control_path.unlink(missing_ok=True)
+    run.take_commands()
 
 
 def _outcome(code: int, run: RunDir) -> dict[str, Any]:
@@ -152,22 +153,28 @@ def _outcome(code: int, run: RunDir) -> dict[str, Any]:
     result = run.result()
     if code == DONE and result is not None:
         return result
-    lines = run.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-    report = _report(lines)
+    report = _report(run.log_path.read_bytes())
     if code == WRONG_INPUT and "error" in report:
         if set(run.root.iterdir()) == {run.log_path, run.job_path}:  # refused before anything was begun: leave nothing
             shutil.rmtree(run.root)
         raise JobError(report["error"])
     if code == STOPPED:
         raise JobError(f"training was stopped from outside at step {report['stopped_at']}; queue again to go on")
+    raise RuntimeError(_death("the training", code, run.log_path))
+
+
+def _death(what: str, code: int, log_path: Path) -> str:
+    """How a child ended that did not come to its end, why, and what it said last."""
+    lines = last_lines(log_path)
+    why = diagnose(code, lines)
     tail = "\n".join(lines[-LOG_LINES_SHOWN:])
-    raise RuntimeError(f"training failed (exit code {code}); {run.log_path} ends with:\n{tail}")
+    return f"{what} died (exit code {code}){why and ': '}{why}\nThe last lines of {log_path}:\n{tail}"
 
 
-def _report(lines: list[str]) -> dict[str, Any]:
+def _report(log: bytes) -> dict[str, Any]:
     """The one JSON object that the command prints as its last line, or nothing where it did not get so far."""
     try:
-        report = json.loads(lines[-1])
+        report = json.loads(log.decode("utf-8", "replace").splitlines()[-1])
     except (IndexError, json.JSONDecodeError):
         return {}
     return report if isinstance(report, dict) else {}

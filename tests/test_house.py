@@ -16,6 +16,8 @@ LIGHT = {
     "specs",
     *(f"specs.{path.stem}" for path in (ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
     "job_file",
+    "commands",
+    "diagnosis",
     "events",
     "run_dir",
     "saved",

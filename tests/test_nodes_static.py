@@ -19,8 +19,10 @@ DATA_DIR = PACK_ROOT / "trainer_core" / "data"
 WITH_TORCH = {"batches", "cache", "encode", "images", "loader", "order", "too_long"}
 CONTRACT = {
     "trainer_core",
+    "trainer_core.commands",
     "trainer_core.data",
     *(f"trainer_core.data.{path.stem}" for path in DATA_DIR.glob("[a-z]*.py") if path.stem not in WITH_TORCH),
+    "trainer_core.diagnosis",
     "trainer_core.errors",
     "trainer_core.events",
     "trainer_core.flux",

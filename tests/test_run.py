@@ -189,7 +189,7 @@ def test_stop_through_the_control_file_and_resume_from_the_command_line(tmp_path
     run_dir.ask("stop")
     output, _ = child.communicate(timeout=60)
     report = json.loads(output.strip().splitlines()[-1])
-    assert child.returncode == 3 and report["stopped_at"] > 0 and not run_dir.control_path.exists()
+    assert child.returncode == 3 and report["stopped_at"] > 0 and not list(run_dir.root.glob("control*"))
 
     child = subprocess.Popen(
         [sys.executable, "-m", "trainer_core", "resume", str(run_dir.root), "--cache", str(cache), "--watch-stdin"],

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from . import dataset_command
+from .commands import COMMANDS, make_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
 from .job_changes import Change, allowed_changes
 from .job_file import dump_job, load_job
-from .run_dir import COMMANDS, RunDir, run_dir_for
+from .run_dir import RunDir, run_dir_for
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 3
 
@@ -77,10 +78,10 @@ def _resume(args: argparse.Namespace) -> Report:
 
 
 def _ask(args: argparse.Namespace) -> Report:
-    run_dir = RunDir(args.run_dir.absolute())
+    run_dir, command = RunDir(args.run_dir.absolute()), make_command(args.wish, args.prompt)
     if not run_dir.is_running():
         raise JobError(f"no process trains in {run_dir.root}; start it with `flux-lora resume`")
-    run_dir.ask(args.wish)
+    run_dir.ask(*command)
     return {"run_dir": str(run_dir.root), "asked": args.wish}
 
 
@@ -242,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     ask = command("ask", _ask, _show_fields, "tell a running training what to do, within a step")
     ask.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     ask.add_argument("wish", choices=COMMANDS, help="stop saves first; sample makes pictures now")
+    ask.add_argument("--prompt", default="", help="with sample: picture this instead of the job's own prompts")
     for sub in (run, resume):
         sub.add_argument("--watch-stdin", action="store_true", help="save and stop when standard input ends")
     check = command("check", _check, _show_checked, "check a job, its files, and whether the memory there is will do")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .commands import Command
 from .errors import StopRequested
 from .events import EventLog
 from .run_dir import RunDir
@@ -17,7 +18,7 @@ class RunContext:
     cache_dir: Path
     events: EventLog
     should_stop: Callable[[], bool]
-    next_command: Callable[[], str | None] = lambda: None
+    next_command: Callable[[], Command | None] = lambda: None
 
     def stop_if_wanted(self, step: int) -> None:
         """Leave, if a stop was asked for; the caller has saved all that is worth keeping."""

@@ -1,4 +1,4 @@
-"""Who may tell a run what to do: its control file, Ctrl-C or a termination signal, the death of the program that started it.
+"""Who may tell a run what to do: its control files, Ctrl-C or a termination signal, the death of the program that started it.
 
 Nothing is abrupt: the loop asks between steps. Save, sample, pause and continue are obeyed in their order; a stop, from
 wherever it comes, stays in force once it is wished for. A second Ctrl-C is Python's usual one.
@@ -9,7 +9,8 @@ import signal
 import threading
 from collections import deque
 
-from .run_dir import STOP, RunDir
+from .commands import STOP, Command
+from .run_dir import RunDir
 
 STDIN = 0
 
@@ -20,17 +21,17 @@ class Control:
     def __init__(self, run_dir: RunDir):
         self._run_dir = run_dir
         self._stop = threading.Event()
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[Command] = deque()
 
     def __call__(self) -> bool:
-        command = self._run_dir.take_command()
-        if command == STOP:
-            self._stop.set()
-        elif command is not None:
-            self._waiting.append(command)
+        for command in self._run_dir.take_commands():
+            if command.name == STOP:
+                self._stop.set()
+            else:
+                self._waiting.append(command)
         return self._stop.is_set()
 
-    def next(self) -> str | None:
+    def next(self) -> Command | None:
         """The oldest command that is still to be obeyed, or None."""
         return self._waiting.popleft() if self._waiting else None
 

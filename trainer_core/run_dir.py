@@ -7,7 +7,7 @@ and the names, sizes and modification times of the dataset's files.
     job.json            the job, every default spelt out, written before anything else
     manifest.json       what was really used: versions, device, buckets, module counts, verification
     events.jsonl        the events (events.py)
-    control.json        a command for the running process, taken away once read: {"command": "stop"}; see COMMANDS
+    control*.json       commands for the running process, taken away once read: {"command": "stop"}; see commands.py
     checkpoints/step-N/ adapter, optimiser and loop state, and the LoRA as it was then (checkpoint.py)
     samples/            pictures: step-N/NAME.png; step-N-ema/ by the running average; step 0 is the base
     compared/           the same, each beside the base's picture
@@ -22,6 +22,8 @@ import hashlib
 import json
 import logging
 import os
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from .commands import Command, make_command, read_command
 from .data.find import find_files
 from .errors import JobError
 from .job import TrainJob
@@ -37,7 +40,6 @@ from .job_file import load_job
 
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl"})
 RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
-STOP, PAUSE, CONTINUE, SAVE, SAMPLE = COMMANDS = ("stop", "pause", "continue", "save", "sample")
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt", ".caption", ".csv", ".jsonl", ".parquet"}
 READ_BY_DATASETS = (
     "instance_data_dir",
@@ -68,10 +70,6 @@ class RunDir:
     @property
     def events_path(self) -> Path:
         return self.root / "events.jsonl"
-
-    @property
-    def control_path(self) -> Path:
-        return self.root / "control.json"
 
     @property
     def result_path(self) -> Path:
@@ -157,27 +155,25 @@ class RunDir:
         """The job of this run; JobError when there is none. Reads the disk."""
         return load_job(self.job_path)
 
-    def ask(self, command: str) -> None:
-        """Tell the running process, which obeys within a step: one of COMMANDS. Writes the disk."""
-        assert command in COMMANDS, command
-        write_json(self.control_path, {"command": command})
+    def ask(self, name: str, prompt: str = "") -> None:
+        """Tell the running process, which obeys within a step: one of COMMANDS, with sample a prompt to picture instead of the
+        job's own. Several are obeyed in their order. JobError where that is no command. Writes the disk."""
+        command = make_command(name, prompt)
+        write_json(self.root / f"control-{time.time_ns():020d}-{uuid.uuid4().hex[:6]}.json", command.to_json())
 
-    def take_command(self) -> str | None:
-        """The command that waits in the control file, if any, removing it; one that is none of ours is passed over with a
-        warning. Touches the disk."""
-        if not self.control_path.exists():
-            return None
-        taken = self.control_path.with_name("control.taken")
-        os.replace(self.control_path, taken)
-        try:
-            command = read_json(taken)["command"]
-        except (ValueError, KeyError, TypeError):
-            command = None
-        taken.unlink()
-        if command not in COMMANDS:
-            log.warning("%s held no command; known are %s", self.control_path, ", ".join(COMMANDS))
-            return None
-        return command
+    def take_commands(self) -> list[Command]:
+        """The commands that wait, the oldest first, removing them; what is none is passed over with a warning. Touches the
+        disk."""
+        commands = []
+        for path in sorted(self.root.glob("control*.json")):
+            taken = path.with_suffix(".taken")
+            os.replace(path, taken)
+            try:
+                commands.append(read_command(read_json(taken)))
+            except (ValueError, JobError) as error:
+                log.warning("%s held no command: %s", path, error)
+            taken.unlink()
+        return commands
 
 
 def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:

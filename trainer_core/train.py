@@ -15,6 +15,7 @@ import torch
 
 from .adapter.dropout import find_dropouts
 from .caching import fill_caches
+from .commands import CONTINUE, PAUSE, SAMPLE, SAVE
 from .context import RunContext
 from .course import mix_of
 from .data.batches import BatchPlan
@@ -31,7 +32,7 @@ from .job import TrainJob
 from .job_file import dump_job
 from .objective import Objective
 from .optim import learning_rate_at, make_clip, set_learning_rate
-from .run_dir import CONTINUE, PAUSE, SAMPLE, SAVE, RunDir, write_atomically
+from .run_dir import RunDir, write_atomically
 from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
 from .step import StepRecord, Update, conditions_of, train_step
@@ -196,19 +197,19 @@ def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) ->
     """Do what was asked for since the last step; StopRequested, all saved, if that is to stop."""
     paused, step = False, trainee.history.step
     while not context.should_stop() and ((command := context.next_command()) or paused):
-        if command == SAVE:
+        if command is None:
+            time.sleep(PAUSE_SECONDS)
+        elif command.name == SAVE:
             save_state(setup, trainee, context)
-        elif command == SAMPLE:
+        elif command.name == SAMPLE:
             make_pictures(setup, trainee, caches, context, step=step)
-        elif command == PAUSE and not paused:
+        elif command.name == PAUSE and not paused:
             save_state(setup, trainee, context)
             context.events.emit("paused", step=step)
             paused = True
-        elif command == CONTINUE and paused:
+        elif command.name == CONTINUE and paused:
             context.events.emit("continued", step=step)
             paused = False
-        elif command is None:
-            time.sleep(PAUSE_SECONDS)
     if context.should_stop():
         save_state(setup, trainee, context)
         context.stop_if_wanted(step)
