@@ -1,10 +1,18 @@
-"""AdaptiveGuider: real CFG only where it matters, for SamplerCustomAdvanced."""
+"""AdaptiveGuider: real CFG only where it matters, for SamplerCustomAdvanced.
 
+The sampler works long after this node has, so what was done cannot be an output of it. The page is told by a message after
+each run, and shows it on the node (`web/js/guider_report.js`); the log has one line of it.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
+from .guidance_report import Evaluation, describe
 from .widgets import CATEGORY
+
+REPORT = "flux_lora.guidance"  # the message's name
 
 
 class AdaptiveGuider(io.ComfyNode):
@@ -17,6 +25,7 @@ class AdaptiveGuider(io.ComfyNode):
             display_name="Adaptive Guider",
             category=CATEGORY,
             description="CFG that ends once the negative prompt no longer matters, which saves up to half the time.",
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive"),
@@ -61,7 +70,17 @@ class AdaptiveGuider(io.ComfyNode):
     def execute(cls, model: Any, positive: Any, negative: Any, cfg: float, **rules: Any) -> io.NodeOutput:
         from .adaptive_cfg import AdaptiveCFGGuider, Rules
 
-        guider = AdaptiveCFGGuider(model, Rules(**rules))
+        node_id = cls.hidden.unique_id
+        guider = AdaptiveCFGGuider(model, Rules(**rules), lambda evaluations: tell(node_id, evaluations))
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)
         return io.NodeOutput(guider)
+
+
+def tell(node_id: str, evaluations: Sequence[Evaluation]) -> None:
+    """Send the report to the page that queued the graph; a graph that no page queued has no node to show it on."""
+    from server import PromptServer
+
+    server = PromptServer.instance
+    if server.client_id is not None:
+        server.send_sync(REPORT, {"node_id": node_id, "text": describe(evaluations)}, server.client_id)
