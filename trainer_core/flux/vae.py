@@ -84,6 +84,8 @@ def load_vae(path: Path, device: torch.device, *, tiled: bool = False) -> Vae:
         raise JobError(f"{path} is a VAE of another model, or with pieces missing; choose ae.safetensors") from None
     if tiled:
         take_in_tiles(model)
+    if device.type == "cpu":
+        model.to(memory_format=torch.channels_last)  # its convolutions take 0.76 (TAEF1) to 0.84 of the time
     return Vae(model.to(device).requires_grad_(False).eval(), device)
 
 
