@@ -12,6 +12,8 @@ comes back; what travels on the wires are plain values (specs, paths, ComfyUI's 
     compare.py         CompareCheckpoints
     trained.py         LoadTrainedFlux          comfy_flux.py     pico and FLUX files as ComfyUI's MODEL, CLIP and VAE
     guider.py          AdaptiveGuider           adaptive_cfg.py   its arithmetic
+    routes.py          what the page asks: runs, events, pictures, commands; http_requests.py says which requests are refused
+    attached.py        which runs are being trained now, told to the page
     pictures.py        pictures between files and IMAGE; folders.py  where everything is kept
 
 Importing this package costs milliseconds: torch and comfy.* are imported inside the functions that need them, and only
@@ -26,6 +28,7 @@ from .dataset import DatasetBucket
 from .dataset_options import DatasetCaptions, DatasetCrop, DatasetSampling
 from .guider import AdaptiveGuider
 from .plan import TrainingPlan
+from .routes import add_routes
 from .specs import FlowScheduleConfig, LoRAConfig, OptimizerConfig, TrainingOptions, TREADRoute, ValidationConfig
 from .train import TrainLoRA
 from .trained import LoadTrainedFlux
@@ -48,6 +51,9 @@ NODES: list[type[io.ComfyNode]] = [
     DatasetSampling,
     CompareCheckpoints,
 ]
+
+
+add_routes()
 
 
 class FluxLoraExtension(ComfyExtension):

@@ -19,7 +19,9 @@ LIGHT = {
     "commands",
     "diagnosis",
     "events",
+    "event_file",
     "run_dir",
+    "runs",
     "saved",
     "errors",
     "pico",
@@ -27,7 +29,7 @@ LIGHT = {
     *(f"data.{path.stem}" for path in (ROOT / "trainer_core" / "data").glob("[a-z]*.py") if path.stem not in WITH_TORCH),
 }
 HEAVY = {"torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "matplotlib"}
-COMFY = {"comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
+COMFY = {"aiohttp", "comfy", "comfy_api", "comfy_extras", "folder_paths", "nodes", "server", "execution"}
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:

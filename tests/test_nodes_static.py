@@ -14,7 +14,16 @@ import pytest
 PACK_ROOT = Path(__file__).parents[1]
 NODES_DIR = PACK_ROOT / "nodes"
 NODE_FILES = sorted(NODES_DIR.glob("*.py"))
-LIGHT = {"PIL", "annotated_types", "comfy_api", "filelock", "folder_paths", "numpy", "pydantic"} | sys.stdlib_module_names
+LIGHT = {
+    "PIL",
+    "aiohttp",
+    "annotated_types",
+    "comfy_api",
+    "filelock",
+    "folder_paths",
+    "numpy",
+    "pydantic",
+} | sys.stdlib_module_names
 DATA_DIR = PACK_ROOT / "trainer_core" / "data"
 WITH_TORCH = {"batches", "cache", "encode", "images", "loader", "order", "too_long"}
 CONTRACT = {
@@ -24,6 +33,7 @@ CONTRACT = {
     *(f"trainer_core.data.{path.stem}" for path in DATA_DIR.glob("[a-z]*.py") if path.stem not in WITH_TORCH),
     "trainer_core.diagnosis",
     "trainer_core.errors",
+    "trainer_core.event_file",
     "trainer_core.events",
     "trainer_core.flux",
     "trainer_core.flux.flavours",
@@ -31,6 +41,7 @@ CONTRACT = {
     "trainer_core.job_file",
     "trainer_core.pico",
     "trainer_core.run_dir",
+    "trainer_core.runs",
     "trainer_core.saved",
     "trainer_core.specs",
     *(f"trainer_core.specs.{path.stem}" for path in (PACK_ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),

@@ -48,7 +48,7 @@ READ_BY_DATASETS = (
     "wildcards_dir",
     "caption_table",
 )  # of DatasetSpec
-
+LOOK_SECONDS = 1.0  # longer than others hold the lock who only look whether it is held
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +127,8 @@ class RunDir:
         return finished
 
     def is_running(self) -> bool:
-        """Whether a process trains here now. Touches the disk."""
-        if not self.root.is_dir():
+        """Whether a process trains here now. Touches the disk: to look is to hold the lock for an instant."""
+        if not (self.root / "lock").exists():
             return False
         lock = FileLock(self.root / "lock", timeout=0)
         try:
@@ -141,7 +141,7 @@ class RunDir:
     def owned(self) -> Iterator[None]:
         """Hold this folder while in here; JobError when another process holds it. A dead process holds nothing."""
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / "lock", timeout=0)
+        lock = FileLock(self.root / "lock", timeout=LOOK_SECONDS)
         try:
             lock.acquire()
         except Timeout:
