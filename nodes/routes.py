@@ -14,15 +14,15 @@ from typing import Any
 
 from aiohttp import web
 
+from ..trainer_core.commands import read_command
 from ..trainer_core.errors import JobError
 from ..trainer_core.event_file import read_page, within
-from ..trainer_core.run_dir import COMMANDS, SAMPLE, RunDir, read_json
+from ..trainer_core.run_dir import RunDir, read_json
 from ..trainer_core.runs import find_run, is_held, list_runs, summarise
 from .attached import ATTACHED
 from .folders import home_dir
 from .http_requests import JSON, Refusal, check_content_type, check_origin, json_body
 
-LONGEST_PROMPT = 4000  # characters
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".safetensors": "application/octet-stream"}
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".safetensors": b""}
 
@@ -65,16 +65,11 @@ async def workflow(request: web.Request) -> Answer:
 
 
 async def ask(request: web.Request) -> Answer:
-    run, body = await run_of(request), await json_body(request, {"command", "prompt"})
-    command, prompt = body.get("command"), body.get("prompt")
-    if command not in COMMANDS:
-        raise Refusal(400, f"command must be one of {', '.join(COMMANDS)}")
-    if prompt is not None and (command != SAMPLE or not isinstance(prompt, str) or len(prompt) > LONGEST_PROMPT):
-        raise Refusal(400, f"prompt must be a text of at most {LONGEST_PROMPT} characters, and goes with {SAMPLE} only")
+    run, command = await run_of(request), read_command(await json_body(request, {"command", "prompt"}))
     if run.run_id not in ATTACHED and not await asyncio.to_thread(is_held, run):
         raise Refusal(409, "no process trains this run now; queue its graph again to go on")
-    await asyncio.to_thread(run.ask, command)
-    return {"asked": command}
+    await asyncio.to_thread(run.ask, *command)
+    return {"asked": command.name}
 
 
 ROUTES: tuple[tuple[str, str, Work, str], ...] = (  # method, path, work, and the content type of what changes something

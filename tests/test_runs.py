@@ -149,6 +149,12 @@ def test_a_traceback_is_shown_without_the_progress_bars(tmp_path):
     assert summary.message.splitlines()[-4:] == ["train: 3%", "Traceback (most recent call last):", "  File x", "KeyError: 'a'"]
 
 
+def test_what_a_traceback_means_is_said_before_it(tmp_path):
+    log = "Traceback (most recent call last):\n  File x\nOSError: [Errno 28] No space left on device\n"
+    message = summarise(make_run(tmp_path / "cat-1", STARTED, log=log)).message
+    assert message.startswith("the disk is full. What helps: make room") and message.endswith("left on device")
+
+
 def test_who_dies_without_a_word_is_said_to_go_on(tmp_path):
     summary = summarise(make_run(tmp_path / "cat-1", STARTED, *steps(1, 3), log="train: 3%\n"))
     assert summary.state == "interrupted"

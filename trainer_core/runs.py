@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .data.find import Stamp
+from .diagnosis import diagnose
 from .event_file import first_event, newest_events
 from .events import FIELDS, Event
 from .run_dir import RunDir, read_json
@@ -197,9 +198,9 @@ def _state(run: RunDir, job: _Job, told: _Told, is_busy: bool) -> tuple[str, str
         return STOPPED, None
     if last.get("event") == "error":
         return FAILED, str(last.get("message"))
-    if TRACEBACK in lines:
-        return FAILED, "\n".join(lines[-LINES_SHOWN:])
-    return INTERRUPTED, "\n".join([SILENT, *lines[-LINES_SHOWN:]])
+    has_spoken, cause = TRACEBACK in lines, diagnose(None, lines)
+    shown = [cause or ("" if has_spoken else SILENT), *lines[-LINES_SHOWN:]]
+    return (FAILED if has_spoken else INTERRUPTED), "\n".join(filter(None, shown))
 
 
 def _lines_of_last_process(run: RunDir) -> list[str]:
