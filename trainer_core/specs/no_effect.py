@@ -5,7 +5,7 @@ it. It is compared with the default and not asked whether it was given: a node a
 other parts of the job or on the files, and what waits while pictures are off, is only warned of (`idle.py`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from .spec import Spec
@@ -23,12 +23,22 @@ class Row(NamedTuple):
 def refuse_idle(spec: Spec, rows: Sequence[Row]) -> None:
     """ValueError that names every setting which is not at its default and does nothing."""
     lines = []
-    for fields, when, why, mend in rows:
-        for name in changed(spec, fields) if when(spec) else ():
-            default = type(spec).model_fields[name].default
-            lines.append(f"{name} has no effect {why.format(**dict(spec))}; {mend}, or set it to {default!r}")
+    for name, why, mend in _idle(spec, rows):
+        default = type(spec).model_fields[name].default
+        lines.append(f"{name} has no effect {why}; {mend}, or set it to {default!r}")
     if lines:
         raise ValueError("\n    ".join(lines))
+
+
+def idle(spec: Spec, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Every setting that is not at its default and does nothing, each with the reason."""
+    return [(name, why) for name, why, _ in _idle(spec, rows)]
+
+
+def _idle(spec: Spec, rows: Sequence[Row]) -> Iterator[tuple[str, str, str]]:
+    for fields, when, why, mend in rows:
+        for name in changed(spec, fields) if when(spec) else ():
+            yield name, why.format(**dict(spec)), mend
 
 
 def changed(spec: Spec, fields: Sequence[str]) -> list[str]:

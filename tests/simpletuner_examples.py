@@ -1,0 +1,117 @@
+"""SimpleTuner's FLUX quickstart as files: each of its examples typed in as it stands there, comments and stray commas included.
+
+A configuration is the guide's list of variables with the example's lines in front, as its readers put it together.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from support import ROOT, make_pictures
+
+FILES = ROOT / "tests" / "simpletuner"
+RECOMMENDED = """
+  "--model_type": "lora",
+  "--model_family": "flux",
+  "--model_flavour": "krea",
+  "--offload_during_startup": true,
+  "--pretrained_model_name_or_path": "black-forest-labs/FLUX.1-dev",
+  "--pretrained_vae_model_name_or_path": "black-forest-labs/FLUX.1-dev",
+  "--output_dir": "output/models",
+  "--data_backend_config": "config/multidatabackend.json",
+  "--train_batch_size": 1,
+  "--validation_resolution": "1024x1024,1280x768,2048x2048",
+  "--validation_guidance": 3.5,
+  "--validation_guidance_real": 3.0,
+  "--validation_negative_prompt": "",
+  "--validation_num_inference_steps": 20,
+  "--gradient_accumulation_steps": 2,
+  "--optimizer": "adamw_bf16",
+  "--mixed_precision": "bf16",
+  "--gradient_checkpointing": true,
+  "--gradient_checkpointing_interval": 2,
+  "--max_train_steps": 2,
+"""
+EXAMPLES = {  # each a few lines of config.json
+    "variables": "",
+    "lora_rank": '"--lora_rank": 4,',
+    "schnell": """
+  "model_flavour": "schnell",
+  "pretrained_model_name_or_path": "black-forest-labs/FLUX.1-schnell",
+  "pretrained_vae_model_name_or_path": "black-forest-labs/FLUX.1-schnell",
+  "--flux_fast_schedule": true,
+""",
+    "fluxbooru": '"model_flavour": "fluxbooru", "pretrained_model_name_or_path": "terminusresearch/fluxbooru-v0.3",',
+    "libreflux": '"model_flavour": "libreflux", "pretrained_model_name_or_path": "jimmycarter/LibreFlux-SimpleTuner",',
+    "optimi-lion": '"optimizer": "optimi-lion",',
+    "optimi-stableadamw": '"optimizer": "optimi-stableadamw",',
+    "prompt library": '"--user_prompt_library": "config/user_prompt_library.json",',
+    "auto shift": '"--flow_schedule_auto_shift": true,',
+    "shift 0.1": '"--flow_schedule_shift": 0.1,',
+    "shift 4.0": '"--flow_schedule_shift": 4.0,',
+    "int8": """
+  "base_model_precision": "int8-quanto",
+  "text_encoder_1_precision": "no_change",
+  "text_encoder_2_precision": "no_change",
+  "lora_rank": 16,
+  "max_grad_norm": 1.0,
+  "base_model_default_dtype": "bf16",
+""",
+    "lora settings": """
+# Other options are 'tiny' and 'nano', where you train just 1 or 2 layers.
+"--flux_lora_target": "all",
+
+# If you want to use LoftQ initialisation, you can't use Quanto to quantise the base model.
+"--lora_init_type": "loftq",
+""",
+    "loftq on nf4": '"--flux_lora_target": "mmdit", "--lora_init_type": "loftq", "--base_model_precision": "nf4-bnb",',
+    "context+ffs": '"--flux_lora_target": "context+ffs", "--lora_init_type": "pissa",',
+    "hub and tracker": '"--push_to_hub": true, "--report_to": "wandb", "hub_model_id": "someone/ohwx",',
+    "lowest memory": """
+  "base_model_precision": "nf4-bnb",
+  "optimizer": "bnb-lion8bit-paged",
+  "quantize_via": "cpu",
+  "attention_mechanism": "sageattention",
+  "max_grad_norm": 0.01,
+  "vae_enable_tiling": true,
+  "gradient_accumulation_steps": 1,
+""",
+    "tread": (FILES / "tread.json").read_text(encoding="utf-8").strip()[1:-1].strip() + ",",
+    "guidance": '"--flux_guidance_value": 3.5,',
+    "bf16": '"--base_model_precision": "bf16", "--quantize_via": "accelerator",',
+    "standard": '"--lora_type": "standard", "--learning_rate": 1e-4,',
+    "lokr": '"--lora_type": "lycoris", "--optimizer": "bnb-adamw8bit", "--learning_rate": "1e-3",',
+    "dev2pro": """
+    "model_family": "flux",
+    "pretrained_model_name_or_path": "black-forest-labs/FLUX.1-dev",
+    "pretrained_transformer_model_name_or_path": "ashen0209/Flux-Dev2Pro",
+    "pretrained_vae_model_name_or_path": "black-forest-labs/FLUX.1-dev",
+    "pretrained_transformer_subfolder": "none",
+""",
+}
+
+
+def simpletuner_dir(folder: Path, example: str = "", *, small: bool = False) -> Path:
+    """SimpleTuner's folder with this configuration; returns its config.json. `small`: sizes as pico's pictures have them."""
+    config = folder / "config"
+    config.mkdir(parents=True)
+    lines = '"--seed": 7,\n' + _without(RECOMMENDED, example) + example
+    (config / "config.json").write_text("{" + lines + "\n}\n", encoding="utf-8")
+    backends = (FILES / "multidatabackend.json").read_text(encoding="utf-8")
+    if small:
+        backends = backends.replace(": 1024", ": 64").replace(": 512", ": 48").replace(": 1000", ": 1")
+    (config / "multidatabackend.json").write_text(backends, encoding="utf-8")
+    shutil.copy(FILES / "user_prompt_library.json", config)
+    for name in ("pseudo-camera-10k", "dreambooth-subject"):
+        make_pictures(folder / "datasets" / name, 3)
+    return config / "config.json"
+
+
+def _without(text: str, example: str) -> str:
+    """The lines of options that the example does not say itself."""
+    lines = text.strip().splitlines()
+    return "\n".join(line for line in lines if f'{line.split(chr(34))[1].lstrip("-")}"' not in example) + "\n"
+
+
+def library() -> dict[str, str]:
+    return json.loads((FILES / "user_prompt_library.json").read_text(encoding="utf-8"))
