@@ -26,6 +26,10 @@ LIGHT = {
     "errors",
     "pico",
     "flux.flavours",
+    "graph",
+    "graph_job",
+    "graph_parts",
+    *(f"importers.{path.stem}" for path in (ROOT / "trainer_core" / "importers").glob("[a-z]*.py")),
     *(f"data.{path.stem}" for path in (ROOT / "trainer_core" / "data").glob("[a-z]*.py") if path.stem not in WITH_TORCH),
 }
 HEAVY = {"torch", "diffusers", "transformers", "peft", "safetensors", "numpy", "matplotlib"}

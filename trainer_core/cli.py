@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import dataset_command
+from . import dataset_command, job_commands
 from .commands import COMMANDS, make_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
@@ -63,7 +63,7 @@ def _demo(args: argparse.Namespace) -> Report:
 
 
 def _run(args: argparse.Namespace) -> Report:
-    job = load_job(args.job)
+    job = job_commands.read_job(args.job, args)
     return _train(job, run_dir_for(job, args.out), args)
 
 
@@ -93,7 +93,7 @@ def _check(args: argparse.Namespace) -> Report:
     from .plan.probe import seconds_per_step
     from .setup import prepare
 
-    job = load_job(args.job)
+    job = job_commands.read_job(args.job, args)
     setup = prepare(job, (args.cache or args.out / "cache").absolute())
     plan = make_plan(setup, seconds_per_step=seconds_per_step(setup) if args.probe else None)
     if args.chart:
@@ -224,11 +224,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(
-        name: str, function: Callable[..., Report], show: Callable[[Report], None], text: str
+        name: str, function: Callable[..., Report], show: Callable[[Report], None], text: str, *, runs: bool = True
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function, show=show, watch_stdin=False)
         sub.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        if not runs:
+            return sub
         sub.add_argument("--out", type=Path, default=Path("runs"), help="where run folders and the cache go (default: runs)")
         sub.add_argument("--cache", type=Path, help="where encoded pictures and captions go (default: OUT/cache)")
         return sub
@@ -236,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, _show_trained, "train a style on the built-in base, in about a minute")
     demo.add_argument("--print-job", action="store_true", help="print the demo's job and stop: a file to start from")
     run = command("run", _run, _show_trained, "train a job; one that was interrupted goes on, a finished one returns")
-    run.add_argument("job", type=Path, metavar="JOB.json")
+    run.add_argument("job", type=Path, metavar="JOB.json", help="a job, or a workflow of ComfyUI's")
     resume = command("resume", _resume, _show_trained, "go on with an interrupted run")
     resume.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     resume.add_argument("--job", type=Path, metavar="JOB.json", help="go on with this job: more steps, another learning rate")
@@ -247,9 +249,17 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (run, resume):
         sub.add_argument("--watch-stdin", action="store_true", help="save and stop when standard input ends")
     check = command("check", _check, _show_checked, "check a job, its files, and whether the memory there is will do")
-    check.add_argument("job", type=Path, metavar="JOB.json")
+    check.add_argument("job", type=Path, metavar="JOB.json", help="a job, or a workflow of ComfyUI's")
     check.add_argument("--probe", action="store_true", help="train a step of a small part, to tell how long a step will take")
     check.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the plan")
+    for sub in (run, check):
+        job_commands.add_folders(sub)
+    importing = command(
+        "import-simpletuner", job_commands.import_simpletuner, job_commands.show, job_commands.IMPORT_TEXT, runs=False
+    )
+    job_commands.add_import_arguments(importing)
+    export = command("export-job", job_commands.export, job_commands.show, job_commands.EXPORT_TEXT, runs=False)
+    job_commands.add_export_arguments(export)
     dataset = command("dataset", dataset_command.dataset, dataset_command.show, dataset_command.TEXT)
     dataset_command.add_arguments(dataset)
     compare = command("compare", _compare, _show_compared, "picture the prompts of a run by each of its checkpoints")

@@ -29,7 +29,7 @@ from ..specs.no_effect import VALIDATION as VALIDATION_ROWS
 from .simpletuner_adapter import ADAPTER, settle_adapter
 from .simpletuner_course import COURSE, settle_course
 from .simpletuner_datasets import read_datasets
-from .simpletuner_draft import IDLE, OTHERWISE, REFUSED, TAKEN, UNKNOWN, Draft, Note, Row, Unfit, apply
+from .simpletuner_draft import IDLE, OTHERWISE, REFUSED, TAKEN, UNKNOWN, Draft, Note, Row, apply, drop_empty
 from .simpletuner_files import Place, find_config, read_json, read_options
 from .simpletuner_flow import FLOW, settle_flow
 from .simpletuner_model import MODEL, Swaps, settle_base
@@ -96,6 +96,7 @@ def import_config(config: Path, datasets: Path | None = None, swaps: Swaps | Non
     swaps = swaps or Swaps()
     config = find_config(config)
     draft = Draft(_canonical(read_options(config)), Place(config))
+    drop_empty(draft)
     backends = datasets.expanduser().absolute() if datasets else _named_datasets(draft)
     for option, value in draft.options.items():
         row = OPTIONS.get(option)
@@ -110,7 +111,7 @@ def import_config(config: Path, datasets: Path | None = None, swaps: Swaps | Non
     for settle in (lambda draft: settle_base(draft, swaps), *settles):
         try:
             settle(draft)
-        except Unfit as error:
+        except (TypeError, ValueError) as error:
             draft.note(REFUSED, "configuration", str(error))
     _note_unsaid(draft)
     job = None if _is_refused(draft) and not partly else _make_job(draft)

@@ -53,7 +53,7 @@ def _lora_type(draft: Draft, option: str, value: Any) -> None:
 
 def _lora_alpha(draft: Draft, option: str, value: Any) -> None:
     if value in EMPTY:
-        return draft.note(TAKEN, option, "lora.lora_alpha: as the rank")
+        return draft.note(IDLE, option, "is empty: alpha is as the rank")
     draft.put("lora.lora_alpha", value)
     draft.note(
         OTHERWISE, option, "lora.lora_alpha: the original's file leaves it out, so ComfyUI loads that too strong or weak"

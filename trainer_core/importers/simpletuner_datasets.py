@@ -11,7 +11,21 @@ from typing import Any
 from ..specs.dataset import LISTED_ASPECTS, NOT_FOR_EVALUATION, DatasetSpec
 from ..specs.no_effect import DATASET, changed
 from .simpletuner_dataset_options import DATASET_ALIASES, DATASET_OPTIONS, DOWNLOADED, INHERITED, RENAMED_TABLE
-from .simpletuner_draft import EMPTY, IDLE, OTHERWISE, REFUSED, TAKEN, UNKNOWN, Draft, Fields, Note, Unfit, apply, is_on
+from .simpletuner_draft import (
+    EMPTY,
+    IDLE,
+    OTHERWISE,
+    REFUSED,
+    TAKEN,
+    UNKNOWN,
+    Draft,
+    Fields,
+    Note,
+    Unfit,
+    apply,
+    drop_empty,
+    is_on,
+)
 from .simpletuner_files import Options, Place, option_name
 
 CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
@@ -81,6 +95,7 @@ def read_datasets(draft: Draft, entries: Any) -> None:
 
 
 def _convert(one: DatasetDraft) -> None:
+    drop_empty(one)
     one.put("id", one.name)
     kind = str(one.options.get("type") or "local").lower()
     if kind in DOWNLOADED:

@@ -5,7 +5,7 @@ Nothing of a configuration is passed over: each option ends as a note of one of 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -23,7 +23,7 @@ TITLES = {
     REFUSED: "refused",
     UNKNOWN: "unknown options",
 }
-EMPTY = (None, "", "none", "null", "None")
+EMPTY = (None, "", "none", "null", "None")  # the first two are as good as not given
 MOST_SHOWN = 60  # characters of a value in the report
 
 
@@ -103,7 +103,17 @@ class Draft:
         return self.options.get(option) not in EMPTY
 
 
-Become = Callable[[Draft, str, Any], None]
+Become = Callable[[Any, str, Any], None]  # of a Draft, or of a dataset's
+
+
+class Target(Protocol):
+    """What a table writes to: the Draft, or one dataset."""
+
+    options: Options
+
+    def put(self, path: str, value: Any) -> None: ...
+
+    def note(self, kind: str, option: str, text: str) -> None: ...
 
 
 class Row(NamedTuple):
@@ -145,22 +155,28 @@ def is_on(value: Any) -> bool:
     return str(value).strip().lower() not in ("", "none", "null", "false", "no", "off", "0", "0.0", "[]", "{}")
 
 
-def apply(draft: Draft, option: str, value: Any, row: Row) -> None:
+def apply(draft: Target, option: str, value: Any, row: Row) -> None:
     """Let the option become what its row says."""
-    if value in EMPTY and row.become is None:
-        draft.note(IDLE, option, "is empty")
-        return
     try:
         if row.become is not None:
             row.become(draft, option, value)
+        elif value in EMPTY:
+            draft.note(IDLE, option, "is empty")
         elif row.kind == REFUSED and not is_on(value):
             draft.note(IDLE, option, "is off")
         else:
             if row.path:
                 draft.put(row.path, row.convert(value) if row.convert else value)
             draft.note(row.kind, option, _with_path(row.path, row.text))
-    except Unfit as error:
+    except (TypeError, ValueError) as error:  # what people write where a number, a list or a file is meant
         draft.note(REFUSED, option, f"{error}; correct it in the configuration")
+
+
+def drop_empty(draft: Target) -> None:
+    """Options without a value are as good as not given."""
+    for option in [option for option, value in draft.options.items() if value is None or value == ""]:
+        del draft.options[option]
+        draft.note(IDLE, option, "is empty")
 
 
 def _with_path(path: str, text: str) -> str:

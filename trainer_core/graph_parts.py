@@ -1,0 +1,145 @@
+"""What each node makes of its widgets: a spec of the job. ComfyUI's nodes call this, and so does the export of a workflow.
+
+So a graph and its exported job cannot differ. What only ComfyUI knows, where its files and folders are, comes in as `Places`.
+No torch: ComfyUI's nodes import this at their start.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, get_origin
+
+from . import pico
+from .errors import JobError
+from .job import TrainJob
+from .job_file import parse_job, parse_part
+from .specs.base import BaseModelSpec
+from .specs.dataset import DatasetSpec
+from .specs.spec import Spec
+from .specs.training import TrainingSpec
+
+NO_FILE = "none"
+DEMO_PICTURES = "pico demo pictures"
+FILES = {  # widget of LoadFluxForTraining -> ComfyUI's key of the folder
+    "transformer": "diffusion_models",
+    "vae": "vae",
+    "clip_l": "text_encoders",
+    "t5": "text_encoders",
+    "assistant_lora": "loras",
+}
+SPECS: dict[str, str] = {  # nodes that are nothing but settings -> the job's part that they make
+    "LoRAConfig": "lora",
+    "OptimizerConfig": "optimizer",
+    "FlowScheduleConfig": "flow",
+    "ValidationConfig": "validation",
+    "TrainingOptions": "training",
+}
+SOCKETS = ("lora", "routes", "optimizer", "flow", "validation")  # of TrainLoRA, named as the job's parts
+
+
+class Places(Protocol):
+    """Where ComfyUI keeps things."""
+
+    def model_file(self, folder: str, name: str) -> str:
+        """The absolute path of a file of this folder's; JobError when there is none."""
+
+    def tokenizers(self) -> dict[str, str]:
+        """The fields of BaseModelSpec that name the tokenizers."""
+
+    def input_dir(self) -> Path:
+        """The folder of the user's pictures."""
+
+
+def base_of(values: Mapping[str, Any], places: Places) -> BaseModelSpec:
+    """LoadFluxForTraining: names of files become paths."""
+    values = dict(values)
+    names = {name: values.pop(name, NO_FILE) for name in (*FILES, "checkpoint")}
+    checkpoint = names.pop("checkpoint")
+    if checkpoint != NO_FILE:
+        if values.get("pretrained_model_name_or_path"):
+            raise JobError(
+                "LoadFluxForTraining: checkpoint and pretrained_model_name_or_path both name a whole FLUX; choose one"
+            )
+        values["pretrained_model_name_or_path"] = places.model_file("checkpoints", checkpoint)
+    for name, chosen in names.items():
+        values[f"{name}_path"] = "" if chosen == NO_FILE else places.model_file(FILES[name], chosen)
+    if values.get("model_flavour", "pico") != "pico":
+        values |= places.tokenizers()
+    return parse_part("base", values, "LoadFluxForTraining")
+
+
+def spec_of(node: str, values: Mapping[str, Any]) -> Any:
+    """One of the nodes that are nothing but settings."""
+    part = SPECS[node]
+    model = TrainJob.model_fields[part].annotation
+    values = with_lines(model, values)
+    if part == "training" and values.get("num_train_epochs"):
+        values |= {"max_train_steps": 0}  # which the node does not ask for
+    return parse_part(part, values, node)
+
+
+def options_of(node: str, values: Mapping[str, Any], previous: Mapping[str, Any] | None) -> dict[str, Any]:
+    """DatasetCrop, DatasetCaptions, DatasetSampling: fields of a dataset, with those that came along the chain."""
+    return joined(previous, with_lines(DatasetSpec, values, leave=("resolution",)), node)
+
+
+def joined(previous: Mapping[str, Any] | None, values: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """Both; JobError where a setting is in both, for one would be lost."""
+    twice = [name for name in values if name in (previous or {})]
+    if twice:
+        raise JobError(f"{node}: {', '.join(twice)} came along the chain already; take one of the two nodes out")
+    return dict(previous or {}) | dict(values)
+
+
+def dataset_of(
+    values: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
+    previous: tuple[DatasetSpec, ...],
+    folders: Mapping[str, str],
+) -> DatasetSpec:
+    """DatasetBucket, whose pictures lie in these `folders`: fields of DatasetSpec."""
+    fields = joined(options, values, "DatasetBucket") | dict(folders)
+    name = str(fields.pop("id", "")).strip() or Path(fields["instance_data_dir"]).name
+    fields["id"] = distinct(name, {spec.id for spec in previous})
+    return parse_part("datasets", [fields], "DatasetBucket")[0]
+
+
+def chosen_folder(folder: str, path: str, places: Places) -> Path:
+    """The folder that DatasetBucket's two widgets mean."""
+    if path.strip():
+        return Path(path.strip()).expanduser().absolute()
+    if folder == DEMO_PICTURES:
+        return pico.DEMO_PICTURES_DIR
+    return places.input_dir() / folder
+
+
+def distinct(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it is taken."""
+    numbered = (f"{name} {number}" for number in range(2, len(taken) + 3))
+    return next(candidate for candidate in (name, *numbered) if candidate not in taken)
+
+
+def job_of(
+    values: Mapping[str, Any],
+    options: TrainingSpec | None,
+    device: str,
+    parts: Mapping[str, Any],
+    metadata: Mapping[str, str],
+) -> TrainJob:
+    """TrainLoRA: the job. `parts` are those that came along wires, by their names in the job, but for `options`."""
+    training = (options or TrainingSpec()).model_dump() | {"device": device}
+    renamed = {"max_train_steps": "max_train_steps", "training_seed": "seed"}
+    training |= {field: values[name] for name, field in renamed.items() if name in values}
+    given = {name: part for name, part in parts.items() if part is not None}
+    rest = {name: value for name, value in values.items() if name not in renamed}
+    return parse_job({**rest, **given, "training": training, "metadata": dict(metadata)}, "TrainLoRA")
+
+
+def with_lines(spec: type[Spec], values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The widgets' values, with the text of each field that is a list taken apart into its lines."""
+    lists = [name for name, info in spec.model_fields.items() if get_origin(info.annotation) is tuple and name not in leave]
+    return dict(values) | {name: lines_of(values[name]) for name in lists if name in values}
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """The lines of a text widget that hold something."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
