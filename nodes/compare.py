@@ -5,6 +5,7 @@ The child process makes the pictures (`flux-lora compare`), with the base as it 
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -15,7 +16,7 @@ from .child import compare
 from .folders import home_dir, loras_dir
 from .pictures import load_pictures
 from .train import offer
-from .widgets import CATEGORY, TrainRun
+from .widgets import CATEGORY, TrainRun, completed, text
 
 
 class CompareCheckpoints(io.ComfyNode):
@@ -31,22 +32,13 @@ class CompareCheckpoints(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 TrainRun.Input("run", tooltip="The run, from Train LoRA."),
-                io.String.Input(
+                text(
                     "checkpoints",
-                    default="",
-                    tooltip="Which ones: final, best, ema, or steps, such as 250, 500, 500-ema. Empty: all that are kept.",
+                    "Which ones: final, best, ema, or steps, such as 250, 500, 500-ema. Empty: all that are kept.",
                 ),
-                io.String.Input(
-                    "strengths", default="1.0", tooltip="Strengths of the LoRA, such as 0.7, 1.0; the base is always there."
-                ),
-                io.String.Input(
-                    "save_as",
-                    default="",
-                    tooltip="Copy the winner into the LoRA folder under this name; empty: nothing is copied.",
-                ),
-                io.String.Input(
-                    "winner", default=BEST, tooltip="Which one is copied: best, final, ema, or a step such as 250."
-                ),
+                text("strengths", "Strengths of the LoRA, such as 0.7, 1.0; the base is always there.", "1.0"),
+                text("save_as", "Copy the winner into the LoRA folder under this name; empty: nothing is copied."),
+                text("winner", "Which one is copied: best, final, ema, or a step such as 250.", BEST),
             ],
             outputs=[
                 io.Image.Output(display_name="grid"),
@@ -56,18 +48,20 @@ class CompareCheckpoints(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, run: str, checkpoints: str, strengths: str, save_as: str, winner: str) -> io.NodeOutput:
+    def execute(cls, run: str, **values: Any) -> io.NodeOutput:
         import comfy.model_management as management
 
+        values = completed(cls, values)
+        save_as = values["save_as"].strip()
         run_dir = RunDir(Path(run))
         if not run_dir.job_path.exists():
             raise JobError(f"CompareCheckpoints: {run} holds no run; if it was deleted, train it again under another name")
-        copied = copy_winner(run_dir, winner, save_as.strip()) if save_as.strip() else ""
+        copied = copy_winner(run_dir, values["winner"], save_as) if save_as else ""
         management.unload_all_models()
         with tempfile.TemporaryDirectory() as folder:
             grid = Path(folder) / "grid.png"
             on_tick = management.throw_exception_if_processing_interrupted
-            report = compare(run_dir, home_dir(), grid, checkpoints, strengths, on_tick=on_tick)
+            report = compare(run_dir, home_dir(), grid, values["checkpoints"], values["strengths"], on_tick=on_tick)
             return io.NodeOutput(load_pictures([grid]), report["text"], copied)
 
 

@@ -11,24 +11,36 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comfy_api.latest import io
 
-from ..trainer_core import pico
 from ..trainer_core.data.index import index_datasets
 from ..trainer_core.data.small_buckets import settle_small_buckets
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
+from ..trainer_core.graph_parts import DEMO_FOLDERS, chosen_folder
 from ..trainer_core.run_dir import PICTURE_SUFFIXES, READ_BY_DATASETS, dataset_digest
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
 from .dataset_options import joined
 from .folders import home_dir, input_dir
+from .model_files import ComfyPlaces
 from .pictures import keep_batch, to_batch
-from .widgets import CATEGORY, DatasetOptions, FluxTrainModel, TrainDataset, TrainingOptionsWire, lines_of, read_spec, widget
+from .widgets import (
+    CATEGORY,
+    DatasetOptions,
+    FluxTrainModel,
+    TrainDataset,
+    TrainingOptionsWire,
+    choices,
+    completed,
+    lines_of,
+    read_spec,
+    text,
+    widget,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DEMO_PICTURES = "pico demo pictures"
 PURPOSE = ("dataset_type", "is_regularisation_data", "mask_data_dir", "mask_background_weight", "mask_normalise_area")
 MORE = ("trigger_word", "horizontal_flip", "alpha_is_mask", "reference_data_dir")
 
@@ -44,23 +56,21 @@ class DatasetBucket(io.ComfyNode):
             category=CATEGORY,
             description="Pictures with captions to train on, sorted into buckets of one size by their aspect.",
             inputs=[
-                io.Combo.Input("folder", options=_folders(), tooltip="A folder with pictures in ComfyUI's input folder."),
-                io.String.Input("path", default="", tooltip="Any other folder with pictures; taken instead of the one above."),
+                choices("folder", _folders(), "A folder with pictures in ComfyUI's input folder, or of the pack's own."),
+                text("path", "Any other folder with pictures; taken instead of the one above."),
                 widget(DatasetSpec, "caption_strategy"),
                 widget(DatasetSpec, "instance_prompt"),
                 widget(DatasetSpec, "resolution", multiline=False),
                 widget(DatasetSpec, "repeats"),
                 widget(DatasetSpec, "id", default="", tooltip="Name of this dataset in reports; empty: that of its folder."),
                 io.Image.Input("images", optional=True, tooltip="Pictures from the graph, taken instead of a folder."),
-                io.String.Input(
-                    "captions", optional=True, multiline=True, default="", tooltip="Captions of the images, one a line."
-                ),
-                *(widget(DatasetSpec, name, optional=True) for name in PURPOSE),
+                text("captions", "Captions of the images, one a line.", multiline=True),
+                *(widget(DatasetSpec, name) for name in PURPOSE),
                 TrainDataset.Input("previous_dataset", optional=True, tooltip="Datasets that this one is added to."),
                 FluxTrainModel.Input(
                     "model", optional=True, tooltip="The base; without it the buckets shown are those of dev."
                 ),
-                *(widget(DatasetSpec, name, optional=True) for name in MORE),
+                *(widget(DatasetSpec, name) for name in MORE),
                 io.Mask.Input("masks", optional=True, tooltip="Masks of the images: white is trained on, black is not."),
                 io.Image.Input("references", optional=True, tooltip="What kontext starts from, one for each of the images."),
                 DatasetOptions.Input(
@@ -78,16 +88,25 @@ class DatasetBucket(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, path: str, **rest: Any) -> str:
-        """Changes when a file of the folder, or another that the dataset reads, does, so that the node runs again."""
-        others = (rest.get(name) or "" for name in READ_BY_DATASETS if name != "instance_data_dir")
-        return dataset_digest(_chosen(folder, path), *others)
+    def validate_inputs(cls, folder: str = "") -> bool:
+        """Any name will do here: whether it is needed, and where it belongs when it is missing, `execute` says."""
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, **values: Any) -> str | float:
+        """Changes when a file of the folder, or another that the dataset reads, does, so that the node runs again.
+
+        What comes over a wire is not known here, only that it does (it is None): then the node runs each time.
+        """
+        values = completed(cls, values)
+        places = [values.get(name, "") for name in ("folder", "path", *READ_BY_DATASETS)]
+        if None in places:
+            return float("nan")
+        return dataset_digest("" if "images" in values else chosen_folder(*places[:2], ComfyPlaces()), *places[2:])
 
     @classmethod
     def execute(
         cls,
-        folder: str,
-        path: str,
         previous_dataset: tuple[DatasetSpec, ...] = (),
         model: BaseModelSpec | None = None,
         options: dict[str, Any] | None = None,
@@ -97,9 +116,15 @@ class DatasetBucket(io.ComfyNode):
         from ..trainer_core.data.report import make_report
         from ..trainer_core.data.sheet import draw_sheet
 
+        values = completed(cls, values)
+        folder, path = values.pop("folder"), values.pop("path")
         batch = Batch(*(values.pop(name, None) for name in Batch._fields))
         values = joined(options, values, "DatasetBucket")
-        values |= batch.keep(path, values) if batch.given() else {"instance_data_dir": str(_chosen(folder, path))}
+        values |= (
+            batch.keep(path, values)
+            if batch.given()
+            else {"instance_data_dir": str(chosen_folder(folder, path, ComfyPlaces()))}
+        )
         name = values.pop("id").strip() or Path(values["instance_data_dir"]).name
         values["id"] = _distinct(name, {spec.id for spec in previous_dataset})
         spec = read_spec("datasets", [values], "DatasetBucket")[0]
@@ -150,23 +175,14 @@ class Batch(NamedTuple):
 
 
 def _folders() -> list[str]:
-    """The demo pictures, then the folders below ComfyUI's input folder that hold pictures."""
+    """The pack's own, then the folders below ComfyUI's input folder that hold pictures."""
     root = input_dir()
     found = (
         Path(folder).relative_to(root).as_posix()
         for folder, _, files in os.walk(root)
         if any(Path(file).suffix.lower() in PICTURE_SUFFIXES for file in files)
     )
-    return [DEMO_PICTURES, *sorted(name for name in found if name != ".")]
-
-
-def _chosen(folder: str, path: str) -> Path:
-    """The folder that the two widgets mean."""
-    if path.strip():
-        return Path(path.strip()).expanduser().absolute()
-    if folder == DEMO_PICTURES:
-        return pico.DEMO_PICTURES_DIR
-    return input_dir() / folder
+    return [*DEMO_FOLDERS, *sorted(name for name in found if name != ".")]
 
 
 def _watched() -> Callable[[int, int], None]:

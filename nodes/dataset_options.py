@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..trainer_core.errors import JobError
 from ..trainer_core.run_dir import dataset_digest
 from ..trainer_core.specs.dataset import DatasetSpec
-from .widgets import CATEGORY, DatasetOptions, lines_of, widget
+from .widgets import CATEGORY, DatasetOptions, completed, lines_of, widget
 
 CROP = (  # the widgets of each node in the order of saved workflows: append, never insert
     "resolution_type",
@@ -55,6 +55,7 @@ class DatasetCrop(io.ComfyNode):
 
     @classmethod
     def execute(cls, previous_options: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
+        values = completed(cls, values)
         values["crop_aspect_buckets"] = lines_of(values["crop_aspect_buckets"])
         return io.NodeOutput(joined(previous_options, values, "DatasetCrop"))
 
@@ -74,7 +75,7 @@ class DatasetCaptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, previous_options: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(joined(previous_options, values, "DatasetCaptions"))
+        return io.NodeOutput(joined(previous_options, completed(cls, values), "DatasetCaptions"))
 
 
 class DatasetSampling(io.ComfyNode):
@@ -87,7 +88,7 @@ class DatasetSampling(io.ComfyNode):
 
     @classmethod
     def execute(cls, previous_options: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(joined(previous_options, values, "DatasetSampling"))
+        return io.NodeOutput(joined(previous_options, completed(cls, values), "DatasetSampling"))
 
 
 def joined(previous: dict[str, Any] | None, values: dict[str, Any], node: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .guidance_report import Evaluation, describe
-from .widgets import CATEGORY
+from .widgets import CATEGORY, completed
 
 REPORT = "flux_lora.guidance"  # the message's name
 
@@ -30,13 +30,22 @@ class AdaptiveGuider(io.ComfyNode):
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive"),
                 io.Conditioning.Input("negative"),
-                io.Float.Input("cfg", default=3.0, min=0.0, max=100.0, step=0.1, tooltip="Strength of CFG while it is on."),
+                io.Float.Input(
+                    "cfg",
+                    default=3.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip="Strength of CFG while it is on.",
+                ),
                 io.Float.Input(
                     "threshold",
                     default=0.99,
                     min=0.0,
                     max=1.0,
                     step=0.0001,
+                    optional=True,
                     tooltip="CFG ends for good when both predictions are this similar (cosine); 1: never.",
                 ),
                 io.Int.Input(
@@ -44,6 +53,7 @@ class AdaptiveGuider(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1000,
+                    optional=True,
                     tooltip="So many steps at the beginning go without CFG. 2 to 6 help LoRAs trained with guidance above 1.",
                 ),
                 io.Float.Input(
@@ -52,6 +62,7 @@ class AdaptiveGuider(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
+                    optional=True,
                     tooltip="CFG starts after this share of the model's sampling range; 0: at once.",
                 ),
                 io.Float.Input(
@@ -60,6 +71,7 @@ class AdaptiveGuider(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.01,
+                    optional=True,
                     tooltip="After CFG has ended, scale the prediction's contrast as if against an empty one; 0: off.",
                 ),
             ],
@@ -67,10 +79,11 @@ class AdaptiveGuider(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, positive: Any, negative: Any, cfg: float, **rules: Any) -> io.NodeOutput:
+    def execute(cls, model: Any, positive: Any, negative: Any, **values: Any) -> io.NodeOutput:
         from .adaptive_cfg import AdaptiveCFGGuider, Rules
 
-        node_id = cls.hidden.unique_id
+        node_id, rules = cls.hidden.unique_id, completed(cls, values)
+        cfg = rules.pop("cfg")
         guider = AdaptiveCFGGuider(model, Rules(**rules), lambda evaluations: tell(node_id, evaluations))
         guider.set_conds(positive, negative)
         guider.set_cfg(cfg)

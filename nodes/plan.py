@@ -19,6 +19,7 @@ from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
+    completed,
 )
 
 
@@ -35,7 +36,10 @@ class TrainingPlan(io.ComfyNode):
             inputs=[
                 *needed_sockets(),
                 io.Boolean.Input(
-                    "probe", default=False, tooltip="Also train a step of a small part, to tell how long a step will take."
+                    "probe",
+                    default=False,
+                    optional=True,
+                    tooltip="Also train a step of a small part, to tell how long a step will take.",
                 ),
                 *optional_sockets(),
             ],
@@ -47,12 +51,13 @@ class TrainingPlan(io.ComfyNode):
         cls,
         model: BaseModelSpec,
         dataset: tuple[DatasetSpec, ...],
-        probe: bool,
         options: TrainingSpec | None = None,
-        **specs: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         import comfy.model_management as management
 
+        specs = completed(cls, values)
+        probe = specs.pop("probe")
         training = (options or TrainingSpec()).model_copy(update={"device": comfy_device()})
         parts = {"base": model, "datasets": dataset, "training": training.model_dump(), **specs}
         job = parse_job({"name": "plan", **parts}, "TrainingPlan")

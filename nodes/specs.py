@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer_core.run_dir import dataset_digest
 from ..trainer_core.specs.adapter import LoraSpec
 from ..trainer_core.specs.flow import FlowSpec
 from ..trainer_core.specs.optimizer import OptimizerSpec
@@ -19,6 +20,7 @@ from .widgets import (
     TrainingOptionsWire,
     TreadRoutes,
     ValidationConfigWire,
+    completed,
     read_spec,
     widgets,
     with_lines,
@@ -35,8 +37,13 @@ class LoRAConfig(io.ComfyNode):
         return _schema("LoRAConfig", "LoRA Config", LoraSpec, LoraConfigWire)
 
     @classmethod
+    def fingerprint_inputs(cls, init_lora: str | None = "", **rest: Any) -> str:
+        """Changes when the LoRA to start from does."""
+        return dataset_digest(init_lora or "")
+
+    @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("lora", with_lines(LoraSpec, values), "LoRAConfig"))
+        return io.NodeOutput(read_spec("lora", with_lines(LoraSpec, completed(cls, values)), "LoRAConfig"))
 
 
 class OptimizerConfig(io.ComfyNode):
@@ -48,7 +55,7 @@ class OptimizerConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("optimizer", values, "OptimizerConfig"))
+        return io.NodeOutput(read_spec("optimizer", completed(cls, values), "OptimizerConfig"))
 
 
 class FlowScheduleConfig(io.ComfyNode):
@@ -60,7 +67,7 @@ class FlowScheduleConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("flow", with_lines(FlowSpec, values), "FlowScheduleConfig"))
+        return io.NodeOutput(read_spec("flow", with_lines(FlowSpec, completed(cls, values)), "FlowScheduleConfig"))
 
 
 class ValidationConfig(io.ComfyNode):
@@ -72,7 +79,7 @@ class ValidationConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("validation", with_lines(ValidationSpec, values), "ValidationConfig"))
+        return io.NodeOutput(read_spec("validation", with_lines(ValidationSpec, completed(cls, values)), "ValidationConfig"))
 
 
 class TrainingOptions(io.ComfyNode):
@@ -84,6 +91,7 @@ class TrainingOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
+        values = completed(cls, values)
         steps = {"max_train_steps": 0} if values["num_train_epochs"] else {}
         return io.NodeOutput(read_spec("training", values | steps, "TrainingOptions"))
 
@@ -99,7 +107,7 @@ class TREADRoute(io.ComfyNode):
 
     @classmethod
     def execute(cls, previous_routes: tuple[TreadRoute, ...] = (), **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("routes", [*previous_routes, values], "TREADRoute"))
+        return io.NodeOutput(read_spec("routes", [*previous_routes, completed(cls, values)], "TREADRoute"))
 
 
 def _schema(node_id: str, title: str, spec: type[Spec], wire: Any, leave_out: frozenset[str] = frozenset()) -> io.Schema:

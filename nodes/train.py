@@ -27,6 +27,7 @@ from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
     TrainRun,
+    completed,
     widget,
 )
 
@@ -73,16 +74,15 @@ class TrainLoRA(io.ComfyNode):
         cls,
         model: BaseModelSpec,
         dataset: tuple[DatasetSpec, ...],
-        name: str,
-        max_train_steps: int,
-        training_seed: int,
         options: TrainingSpec | None = None,
-        **specs: Any,
+        **values: Any,
     ) -> io.NodeOutput:
         import comfy.model_management as management
 
+        specs = completed(cls, values)
+        name, max_train_steps, seed = (specs.pop(widget) for widget in ("name", "max_train_steps", "training_seed"))
         training = (options or TrainingSpec()).model_dump()
-        training |= {"max_train_steps": max_train_steps, "seed": training_seed, "device": comfy_device()}
+        training |= {"max_train_steps": max_train_steps, "seed": seed, "device": comfy_device()}
         parts = {"base": model, "datasets": dataset, "training": training, **specs}
         job = parse_job({"name": name, **parts, "metadata": _metadata(cls.hidden)}, "TrainLoRA")
         result = train(

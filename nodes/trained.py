@@ -1,13 +1,14 @@
 """LoadTrainedFlux: MODEL, CLIP and VAE of the very files that a run was trained on, with its LoRA applied."""
 
 from pathlib import Path
+from typing import Any
 
 from comfy_api.latest import io
 
 from ..trainer_core.errors import JobError
 from ..trainer_core.run_dir import RunDir
 from ..trainer_core.saved import FINAL, find_lora
-from .widgets import CATEGORY, TrainRun
+from .widgets import CATEGORY, TrainRun, completed
 
 
 class LoadTrainedFlux(io.ComfyNode):
@@ -28,6 +29,7 @@ class LoadTrainedFlux(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
+                    optional=True,
                     tooltip="Strength of the LoRA; 0 is the untrained base, to compare with.",
                 ),
                 io.String.Input(
@@ -45,12 +47,13 @@ class LoadTrainedFlux(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, run: str, strength: float, checkpoint: str = FINAL) -> io.NodeOutput:
+    def execute(cls, run: str, **values: Any) -> io.NodeOutput:
+        values = completed(cls, values)
         run_dir = RunDir(Path(run))
         if not run_dir.job_path.exists():
             raise JobError(f"LoadTrainedFlux: {run} holds no run; if it was deleted, train it again under another name")
-        lora = find_lora(run_dir, checkpoint)
+        lora = find_lora(run_dir, values["checkpoint"])
         from .comfy_flux import apply_lora, load_flux
 
         model, clip, vae = load_flux(run_dir.job().base)
-        return io.NodeOutput(apply_lora(model, lora.path, strength), clip, vae)
+        return io.NodeOutput(apply_lora(model, lora.path, values["strength"]), clip, vae)

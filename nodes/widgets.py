@@ -6,6 +6,7 @@ are derived here. Values come back through `read_spec`, so a node refuses a wron
 
 import math
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -14,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from ..trainer_core.job_file import parse_part
 from ..trainer_core.specs.spec import Spec
+from .seldom import SELDOM_TOUCHED
 
 CATEGORY = "FLUX LoRA"
 LARGEST_WIDGET_INT = 2**53 - 1  # the browser keeps numbers as doubles and would round a larger one
@@ -36,11 +38,37 @@ def widgets(spec: type[Spec], *, leave_out: frozenset[str] = frozenset()) -> lis
 
 
 def widget(spec: type[Spec], field: str, name: str = "", **changes: Any) -> io.Input:
-    """The widget of one field, under the field's name or another; `changes` override what the field says."""
+    """The widget of one field, under the field's name or another; `changes` override what the field says.
+
+    It is an optional input, so that a prompt saved before it was added still runs: `completed` gives it its default.
+    """
     info = spec.model_fields[field]
     kind = get_origin(info.annotation) or info.annotation
     make, options = _KINDS[kind](info)
-    return make(name or field, **{"tooltip": info.description, **options, **changes})
+    wanted = {"tooltip": info.description, "optional": True, "advanced": field in SELDOM_TOUCHED, **options, **changes}
+    return make(name or field, **understood(make, wanted))
+
+
+def choices(name: str, options: list[str], tooltip: str) -> io.Input:
+    """A combo that belongs to no field; the first choice is its default."""
+    return io.Combo.Input(name, options=options, default=options[0], optional=True, tooltip=tooltip)
+
+
+def text(name: str, tooltip: str, default: str = "", **changes: Any) -> io.Input:
+    """A text widget that belongs to no field."""
+    return io.String.Input(name, default=default, optional=True, tooltip=tooltip, **changes)
+
+
+def understood(make: Callable[..., io.Input], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that this ComfyUI knows; `advanced` came after 0.3.64."""
+    known = signature(make).parameters
+    return {name: value for name, value in options.items() if name in known}
+
+
+def completed(node: type[io.ComfyNode], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of all widgets of a node: what ComfyUI hands over, and the default of each that the prompt leaves out."""
+    shown = {one.id: one.as_dict() for one in node.SCHEMA.inputs}
+    return {name: options["default"] for name, options in shown.items() if "default" in options} | dict(values)
 
 
 def read_spec(part: str, value: Any, node: str) -> Any:

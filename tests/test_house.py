@@ -25,6 +25,7 @@ LIGHT = {
     "saved",
     "errors",
     "pico",
+    "presets",
     "flux.flavours",
     "graph",
     "graph_job",

@@ -40,6 +40,8 @@ CONTRACT = {
     "trainer_core.job",
     "trainer_core.job_file",
     "trainer_core.pico",
+    "trainer_core.graph_parts",
+    "trainer_core.presets",
     "trainer_core.run_dir",
     "trainer_core.runs",
     "trainer_core.saved",

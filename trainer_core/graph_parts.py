@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, get_origin
 
-from . import pico
+from . import pico, presets
 from .errors import JobError
 from .job import TrainJob
 from .job_file import parse_job, parse_part
@@ -19,6 +19,11 @@ from .specs.training import TrainingSpec
 
 NO_FILE = "none"
 DEMO_PICTURES = "pico demo pictures"
+DEMO_FOLDERS = {  # choices of DatasetBucket -> folders that ship with the pack
+    DEMO_PICTURES: pico.DEMO_PICTURES_DIR,
+    "pico demo subject": pico.DEMO_SUBJECT_DIR,
+    "pico plain pictures": pico.DEMO_PLAIN_DIR,
+}
 FILES = {  # widget of LoadFluxForTraining -> ComfyUI's key of the folder
     "transformer": "diffusion_models",
     "vae": "vae",
@@ -26,6 +31,7 @@ FILES = {  # widget of LoadFluxForTraining -> ComfyUI's key of the folder
     "t5": "text_encoders",
     "assistant_lora": "loras",
 }
+TYPED = (*FILES, "clip_tokenizer", "t5_tokenizer")  # what other_files may name
 SPECS: dict[str, str] = {  # nodes that are nothing but settings -> the job's part that they make
     "LoRAConfig": "lora",
     "OptimizerConfig": "optimizer",
@@ -50,8 +56,9 @@ class Places(Protocol):
 
 
 def base_of(values: Mapping[str, Any], places: Places) -> BaseModelSpec:
-    """LoadFluxForTraining: names of files become paths."""
+    """LoadFluxForTraining: names of files become paths, and what a card needs is filled in."""
     values = dict(values)
+    card, typed = values.pop("card", presets.CUSTOM), typed_files(values.pop("other_files", ""))
     names = {name: values.pop(name, NO_FILE) for name in (*FILES, "checkpoint")}
     checkpoint = names.pop("checkpoint")
     if checkpoint != NO_FILE:
@@ -62,9 +69,25 @@ def base_of(values: Mapping[str, Any], places: Places) -> BaseModelSpec:
         values["pretrained_model_name_or_path"] = places.model_file("checkpoints", checkpoint)
     for name, chosen in names.items():
         values[f"{name}_path"] = "" if chosen == NO_FILE else places.model_file(FILES[name], chosen)
+    twice = [field for field in typed if values.get(field)]
+    if twice:
+        raise JobError(f"LoadFluxForTraining: {', '.join(twice)} is chosen and also in other_files; take one out")
     if values.get("model_flavour", "pico") != "pico":
         values |= places.tokenizers()
-    return parse_part("base", values, "LoadFluxForTraining")
+    return parse_part("base", presets.fill(card, values | typed, "LoadFluxForTraining"), "LoadFluxForTraining")
+
+
+def typed_files(lines: str) -> dict[str, str]:
+    """Fields of the base from lines such as `vae = /models/ae.safetensors`; JobError for a line that is none."""
+    found = {}
+    for line in filter(None, map(str.strip, lines.splitlines())):
+        name, is_given, path = (part.strip() for part in line.partition("="))
+        if name not in TYPED or not (is_given and path):
+            raise JobError(
+                f"LoadFluxForTraining: other_files has {line!r}; write NAME = PATH, where NAME is one of {', '.join(TYPED)}"
+            )
+        found[f"{name}_path"] = str(Path(path).expanduser().absolute())
+    return found
 
 
 def spec_of(node: str, values: Mapping[str, Any]) -> Any:
@@ -104,12 +127,18 @@ def dataset_of(
 
 
 def chosen_folder(folder: str, path: str, places: Places) -> Path:
-    """The folder that DatasetBucket's two widgets mean."""
+    """The folder that DatasetBucket's two widgets mean; JobError where the chosen one is not here."""
     if path.strip():
         return Path(path.strip()).expanduser().absolute()
-    if folder == DEMO_PICTURES:
-        return pico.DEMO_PICTURES_DIR
-    return places.input_dir() / folder
+    if folder in DEMO_FOLDERS:
+        return DEMO_FOLDERS[folder]
+    chosen = places.input_dir() / folder
+    if not chosen.is_dir():
+        raise JobError(
+            f"DatasetBucket: there is no folder {folder!r} in {chosen.parent}; put the pictures there and press R, choose "
+            "another, or write where they lie into path"
+        )
+    return chosen
 
 
 def distinct(name: str, taken: set[str]) -> str:

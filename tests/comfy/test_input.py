@@ -54,7 +54,14 @@ def test_routes_that_the_base_cannot_take_are_named_on_the_node(server: Server, 
     [
         ("TrainLoRA", {"name": "a name/with a slash"}, "job.name:"),
         ("LoadFluxForTraining", {"model_flavour": "dev"}, "'dev' needs transformer_path, vae_path, clip_l_path, t5_path"),
-        ("LoadFluxForTraining", {"vae": "gone.safetensors"}, "there is no 'gone.safetensors' in ComfyUI's vae folder"),
+        ("LoadFluxForTraining", {"other_files": "ae.safetensors"}, "write NAME = PATH, where NAME is one of transformer"),
+        (
+            "LoadFluxForTraining",
+            {"model_flavour": "dev", "checkpoint": "none", "other_files": "vae = /x"},
+            "needs transformer_path,",
+        ),
+        ("LoadFluxForTraining", {"card": "10 GB", "base_model_precision": "int8-quanto"}, "and the preset sets 'nf4-bnb'"),
+        ("DatasetBucket", {"folder": "my cat"}, "there is no folder 'my cat' in"),
         ("DatasetBucket", {"caption_strategy": "instanceprompt"}, "instance_prompt and caption_strategy"),
         ("DatasetBucket", {"captions": "lonely"}, "captions go with images"),
         ("ValidationConfig", {"validation_resolution": "100by100"}, "is not a size"),
@@ -66,6 +73,13 @@ def test_a_mistake_is_named_on_its_node(
     outcome = queue(server.url, change(only(example, "TrainLoRA"), node, **inputs))
     assert (outcome.status, outcome.error_node) == ("error", node)
     assert message in outcome.error
+
+
+def test_a_shared_workflow_s_missing_file_is_refused_with_the_folder_it_belongs_into(server: Server, example: Prompt) -> None:
+    prompt = change(only(example, "TrainLoRA"), "LoadFluxForTraining", vae="gone.safetensors")
+    refused = queue(server.url, prompt)
+    assert refused.status == "refused"
+    assert f"'gone.safetensors' in ComfyUI's vae folder; put it into {server.base_dir / 'models' / 'vae'}" in refused.error
 
 
 def test_pictures_of_the_graph_become_a_folder(server: Server, example: Prompt) -> None:

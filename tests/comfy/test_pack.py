@@ -70,7 +70,7 @@ def test_every_node_is_listed_with_a_tooltip_on_each_widget(server: Server) -> N
 
 
 def test_a_widget_says_what_its_field_says(server: Server) -> None:
-    rank = server.get("/object_info/LoRAConfig")["LoRAConfig"]["input"]["required"]["lora_rank"]
+    rank = server.get("/object_info/LoRAConfig")["LoRAConfig"]["input"]["optional"]["lora_rank"]
     assert rank[0] == "INT"
     assert (rank[1]["default"], rank[1]["min"], rank[1]["max"]) == (16, 1, 1024)
     assert json.dumps(rank).count("Rank of the update")

@@ -16,3 +16,5 @@ TOKENIZER_PATH = WEIGHTS_DIR / "tokenizer.json"
 DEMO_DIR = Path(__file__).parent / "demo"
 DEMO_PICTURES_DIR = DEMO_DIR / "pictures"
 DEMO_UNSEEN_DIR = DEMO_DIR / "unseen"
+DEMO_PLAIN_DIR = DEMO_UNSEEN_DIR / "original"  # as the base draws them; the file names are the captions
+DEMO_SUBJECT_DIR = DEMO_DIR / "subject"  # a fox that the base does not know, cut out

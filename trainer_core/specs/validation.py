@@ -53,7 +53,7 @@ class ValidationSpec(Spec):
 
     user_prompt_library: str = Field(
         "",
-        description='Named prompts as JSON: {"nickname": "prompt"} or {"nickname": {"prompt": "...", "seed": 1, "negative_prompt": "..."}}.',
+        description="Named prompts as a JSON object: for each nickname its prompt, or an object with prompt, and with seed and negative_prompt if they are to differ.",
         json_schema_extra={"multiline": True},
     )
     validation_no_cfg_until_timestep: int = Field(
