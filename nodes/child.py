@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,19 +42,32 @@ log = logging.getLogger(__name__)
 
 
 def train(
-    job: TrainJob, home: Path, *, free_memory: Callable[[], None], on_event: Listener, on_tick: Callable[[], None]
+    job: TrainJob,
+    home: Path,
+    *,
+    attach: Callable[[RunDir], AbstractContextManager[Any]] = nullcontext,
+    free_memory: Callable[[], None],
+    on_event: Listener,
+    on_tick: Callable[[], None],
 ) -> dict[str, Any]:
     """Train the job below the folder `home`, or go on with it, and return what result.json holds; at once if it is finished.
 
-    `free_memory` is called before a child starts; `on_tick` several times a second while it runs, and may raise to cancel.
-    JobError carries what the user can mend.
+    All of it happens within `attach` of the run. `free_memory` is called before a child starts; `on_tick` several times a
+    second while it runs, and may raise to cancel. JobError carries what the user can mend.
     """
     run = run_dir_for(job, home / "runs")
     finished = run.result()
-    if finished is not None:
-        return finished
+    if finished is None:
+        write_atomically(run.job_path, dump_job(job).encode())  # before anybody is told of the run
+    with attach(run):
+        return finished or _train(run, home, free_memory, on_event, on_tick)
+
+
+def _train(
+    run: RunDir, home: Path, free_memory: Callable[[], None], on_event: Listener, on_tick: Callable[[], None]
+) -> dict[str, Any]:
+    """Start the child that trains the run, follow it to its end, and say what came of it."""
     free_memory()
-    write_atomically(run.job_path, dump_job(job).encode())
     events = EventReader(run.events_path, from_end=True)
     with run.log_path.open("ab") as child_log:
         command = ["run", str(run.job_path), "--out", str(run.root.parent), "--cache", str(home / "cache")]

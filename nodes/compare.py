@@ -11,11 +11,11 @@ from comfy_api.latest import io
 
 from ..trainer_core.errors import JobError
 from ..trainer_core.run_dir import RunDir
-from ..trainer_core.saved import BEST, find_lora
+from ..trainer_core.saved import BEST
 from .child import compare
-from .folders import home_dir, loras_dir
+from .folders import home_dir
+from .offers import copy_lora
 from .pictures import load_pictures
-from .train import offer
 from .widgets import CATEGORY, TrainRun, completed, text
 
 
@@ -56,22 +56,10 @@ class CompareCheckpoints(io.ComfyNode):
         run_dir = RunDir(Path(run))
         if not run_dir.job_path.exists():
             raise JobError(f"CompareCheckpoints: {run} holds no run; if it was deleted, train it again under another name")
-        copied = copy_winner(run_dir, values["winner"], save_as) if save_as else ""
+        copied = str(copy_lora(run_dir, values["winner"], save_as)) if save_as else ""
         management.unload_all_models()
         with tempfile.TemporaryDirectory() as folder:
             grid = Path(folder) / "grid.png"
             on_tick = management.throw_exception_if_processing_interrupted
             report = compare(run_dir, home_dir(), grid, values["checkpoints"], values["strengths"], on_tick=on_tick)
             return io.NodeOutput(load_pictures([grid]), report["text"], copied)
-
-
-def copy_winner(run_dir: RunDir, winner: str, name: str) -> str:
-    """The path of the copy below ComfyUI's LoRA folder; JobError where the name leaves it, or is taken by another LoRA."""
-    folder, lora = loras_dir(), find_lora(run_dir, winner)
-    path = (folder / f"{name.removesuffix('.safetensors')}.safetensors").resolve()
-    if folder.resolve() not in path.parents:
-        raise JobError(f"CompareCheckpoints: save_as {name!r} leaves the LoRA folder; give a name, or folder/name")
-    if path.exists() and path.read_bytes() != lora.path.read_bytes():
-        raise JobError(f"CompareCheckpoints: {path.name} is there already and another LoRA; choose another name")
-    offer(lora.path, path)
-    return str(path)

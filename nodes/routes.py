@@ -7,6 +7,7 @@ goes on answering. What can be asked for is a run right below the runs folder, b
 import asyncio
 import json
 import os
+import shutil
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,12 +18,17 @@ from aiohttp import web
 from ..trainer_core.commands import read_command
 from ..trainer_core.errors import JobError
 from ..trainer_core.event_file import read_page, within
-from ..trainer_core.run_dir import RunDir, read_json
+from ..trainer_core.run_dir import LOCK, RunDir, read_json
 from ..trainer_core.runs import find_run, is_held, list_runs, summarise
+from ..trainer_core.saved import FINAL
 from .attached import ATTACHED
-from .folders import home_dir
-from .http_requests import JSON, Refusal, check_content_type, check_origin, json_body
+from .file_names import problem_of
+from .folders import home_dir, loras_dir
+from .http_requests import FORM, JSON, Refusal, check_content_type, check_origin, json_body
+from .offers import copy_lora
+from .uploads import new_dataset
 
+LONGEST_CHECKPOINT, LONGEST_PATH = 40, 500  # characters
 MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".safetensors": "application/octet-stream"}
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".safetensors": b""}
 
@@ -72,6 +78,21 @@ async def ask(request: web.Request) -> Answer:
     return {"asked": command.name}
 
 
+async def offer(request: web.Request) -> Answer:
+    run, body = await run_of(request), await json_body(request, {"name", "checkpoint"})
+    name, which = body.get("name"), body.get("checkpoint", FINAL)
+    if not isinstance(name, str) or not isinstance(which, str | int) or len(str(which)) > LONGEST_CHECKPOINT:
+        raise Refusal(400, "name must be a text, and checkpoint final, best, ema, latest or a step")
+    copied = await asyncio.to_thread(copy_lora, run, str(which), name)
+    return {"lora": str(copied.relative_to(loras_dir()))}
+
+
+async def delete(request: web.Request) -> Answer:
+    run = await run_of(request)
+    await asyncio.to_thread(_delete, run)
+    return {"deleted": run.run_id}
+
+
 ROUTES: tuple[tuple[str, str, Work, str], ...] = (  # method, path, work, and the content type of what changes something
     ("GET", "/flux_lora/runs", runs, ""),
     ("GET", "/flux_lora/runs/{id}", one_run, ""),
@@ -79,6 +100,9 @@ ROUTES: tuple[tuple[str, str, Work, str], ...] = (  # method, path, work, and th
     ("GET", "/flux_lora/runs/{id}/files/{path:.+}", file, ""),
     ("GET", "/flux_lora/runs/{id}/workflow", workflow, ""),
     ("POST", "/flux_lora/runs/{id}/ask", ask, JSON),
+    ("POST", "/flux_lora/runs/{id}/offer", offer, JSON),
+    ("DELETE", "/flux_lora/runs/{id}", delete, JSON),
+    ("POST", "/flux_lora/datasets", new_dataset, FORM),
 )
 
 
@@ -141,7 +165,7 @@ def _file(run: RunDir, name: str) -> Path:
     """A picture or a LoRA inside the run folder; Refusal for all else, links included."""
     refusal = Refusal(404, "there is no such picture or LoRA in this run")
     path, parts = run.root, name.split("/")
-    if any(part in ("", ".", "..") or not part.isprintable() or set(part) & set('\\:*?"<>|') for part in parts):
+    if len(name) > LONGEST_PATH or any(map(problem_of, parts)):
         raise refusal
     for part in parts:
         path = path / part
@@ -157,12 +181,29 @@ def _file(run: RunDir, name: str) -> Path:
     return path
 
 
+def _delete(run: RunDir) -> None:
+    """The folder with all that is in it, the job last, so that what is left of a deletion that was broken off is a run still.
+
+    Its lock is held meanwhile. Links are taken away, not what they lead to.
+    """
+    if run.run_id in ATTACHED or is_held(run):
+        raise Refusal(409, "this run is being trained; stop it first")
+    with run.owned():
+        for path in sorted(run.root.iterdir(), key=lambda path: path == run.job_path):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != LOCK:
+                path.unlink()
+    (run.root / LOCK).unlink(missing_ok=True)
+    run.root.rmdir()
+
+
 def _workflow(run: RunDir) -> dict[str, Any]:
     """The graph in the job's metadata, which holds it as texts; null where there is none that can be read."""
-    graph: dict[str, Any] = {"workflow": None, "prompt": None}
-    try:
-        metadata = read_json(run.job_path)["metadata"]
-        graph |= {name: json.loads(metadata[name]) for name in graph if name in metadata}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
+    graph: dict[str, Any] = {}
+    for name in ("workflow", "prompt"):
+        try:
+            graph[name] = json.loads(read_json(run.job_path)["metadata"][name])
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            graph[name] = None
     return graph

@@ -6,8 +6,7 @@ unfinished goes on. So it does not matter when ComfyUI forgets what it has compu
 
 import json
 import logging
-import os
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,11 @@ from ..trainer_core.job_file import parse_job
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
+from .attached import attached
 from .child import train
 from .folders import home_dir, loras_dir, output_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
+from .offers import offer
 from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
@@ -51,7 +52,7 @@ class TrainLoRA(io.ComfyNode):
             category=CATEGORY,
             description="Trains in its own process. Cancel saves; queue it again to go on. A finished run returns at once.",
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 *needed_sockets(),
                 widget(TrainJob, "name"),
@@ -88,6 +89,7 @@ class TrainLoRA(io.ComfyNode):
         result = train(
             job,
             home_dir(),
+            attach=partial(attached, node_id=_shown_node(cls.hidden)),
             free_memory=_free_memory,
             on_event=NodeProgress(cls.hidden.unique_id),
             on_tick=management.throw_exception_if_processing_interrupted,
@@ -125,6 +127,11 @@ class NodeProgress:
             log.warning("%s", event["message"])
 
 
+def _shown_node(hidden: Any) -> str:
+    """The id of this node on the canvas: one that other nodes have made is shown as one of theirs."""
+    return hidden.dynprompt.get_display_node_id(hidden.unique_id)
+
+
 def _free_memory() -> None:
     """Give the card to the training; what ComfyUI still needs it loads again."""
     import comfy.model_management as management
@@ -145,16 +152,6 @@ def _metadata(hidden: Any) -> dict[str, str]:
         log.warning("the workflow is too large for the LoRA's header and is left out")
         return {}
     return entries
-
-
-def offer(lora: Path, path: Path) -> Path:
-    """Copy the LoRA to where ComfyUI's LoRA loaders find it."""
-    if not path.exists() or path.stat().st_mtime_ns < lora.stat().st_mtime_ns:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        shutil.copyfile(lora, temporary)
-        os.replace(temporary, path)
-    return path
 
 
 def _lora(path: Path) -> "dict[str, Tensor]":

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from trainer_core.cli import main
 from trainer_core.event_file import newest_events, read_page, within
 from trainer_core.run_dir import RunDir
 from trainer_core.runs import find_run, list_runs, summarise
@@ -216,6 +217,21 @@ def test_the_run_that_changed_last_stands_first_and_a_change_is_seen(tmp_path):
     os.utime(second.job_path, (2000, 2000))
     os.utime(second.events_path, (2000, 2000))
     assert [(summary.id, summary.step) for summary in list_runs(tmp_path)] == [("cat-1", 7), ("cat-2", 0)]
+
+
+def test_the_command_lists_them_as_a_table_and_as_json(tmp_path, capsys):
+    make_run(tmp_path / "cat-1", STARTED, *steps(1, 3), {"event": "metrics", "loss": 0.25}, {"event": "stopped", "step": 3})
+    make_run(tmp_path / "dog-1", {"event": "error", "message": "no pictures"})
+    os.utime(tmp_path / "dog-1" / "job.json", (3000, 3000))
+    os.utime(tmp_path / "dog-1" / "events.jsonl", (3000, 3000))
+    assert main(["runs", "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "state", "steps", "loss", "held", "out", "base", "changed"]
+    assert lines[1].split()[:5] == ["cat-1", "stopped", "3/400", "0.2500", "dev"]
+    assert lines[2].split()[:4] == ["dog-1", "failed", "0/500", "dev"]
+    assert lines[3:] == ["", "dog-1: no pictures"]
+    assert main(["runs", "--out", str(tmp_path), "--json"]) == 0
+    assert [run["id"] for run in json.loads(capsys.readouterr().out)["runs"]] == ["cat-1", "dog-1"]
 
 
 def test_pages_of_events_are_whole_lines_and_meet_without_a_gap(tmp_path):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import dataset_command, job_commands
+from . import dataset_command, job_commands, runs_command
 from .commands import COMMANDS, make_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
@@ -242,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     resume = command("resume", _resume, _show_trained, "go on with an interrupted run")
     resume.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     resume.add_argument("--job", type=Path, metavar="JOB.json", help="go on with this job: more steps, another learning rate")
+    command("runs", runs_command.runs, runs_command.show, runs_command.TEXT)
     ask = command("ask", _ask, _show_fields, "tell a running training what to do, within a step")
     ask.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     ask.add_argument("wish", choices=COMMANDS, help="stop saves first; sample makes pictures now")

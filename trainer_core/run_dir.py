@@ -48,6 +48,7 @@ READ_BY_DATASETS = (
     "wildcards_dir",
     "caption_table",
 )  # of DatasetSpec
+LOCK = "lock"
 LOOK_SECONDS = 1.0  # longer than others hold the lock who only look whether it is held
 
 log = logging.getLogger(__name__)
@@ -128,9 +129,9 @@ class RunDir:
 
     def is_running(self) -> bool:
         """Whether a process trains here now. Touches the disk: to look is to hold the lock for an instant."""
-        if not (self.root / "lock").exists():
+        if not (self.root / LOCK).exists():
             return False
-        lock = FileLock(self.root / "lock", timeout=0)
+        lock = FileLock(self.root / LOCK, timeout=0)
         try:
             with lock:
                 return False
@@ -141,7 +142,7 @@ class RunDir:
     def owned(self) -> Iterator[None]:
         """Hold this folder while in here; JobError when another process holds it. A dead process holds nothing."""
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.root / "lock", timeout=LOOK_SECONDS)
+        lock = FileLock(self.root / LOCK, timeout=LOOK_SECONDS)
         try:
             lock.acquire()
         except Timeout:
