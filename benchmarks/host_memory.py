@@ -62,7 +62,7 @@ def make_setup(path: Path, precision: str, pixels: int, *, device: torch.device 
         spans=(),
         adapter=plan_adapter(empty_transformer(shape), job.lora, quantised=precision != "no_change"),
         initial={},
-        samples=(Sample("", path, ("",), Facts(pixels, pixels, ""), Bucket(pixels, pixels), ()),),
+        samples=(Sample("", str(path), ("",), Facts(pixels, pixels, ""), Bucket(pixels, pixels), ()),),
         eval_samples=(),
         rejected=(),
         num_steps=1,

@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 from trainer_core.data.captions import caption_reader
+from trainer_core.data.find import Found
 from trainer_core.specs.dataset import DatasetSpec
 
 
 def captions(folder: Path, *names: str, **fields: object) -> list[tuple[str, ...]]:
     """The captions of these pictures, which need not be there."""
     read = caption_reader(DatasetSpec(instance_data_dir=str(folder), **fields), folder)
-    return [read(folder / name) for name in names or ("a.png",)]
+    return [read(Found(str(folder / name), str(folder), name, (0, 0, 0))) for name in names or ("a.png",)]
 
 
 def only(folder: Path, **fields: object) -> str:

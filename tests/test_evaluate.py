@@ -1,6 +1,5 @@
 """The held-out loss: the same number whenever the adapter is the same, and only then."""
 
-from pathlib import Path
 
 import pytest
 import torch
@@ -66,7 +65,7 @@ def test_a_held_out_loss_is_the_mean_over_fixed_noise_and_noise_levels(tmp_path,
 
 def test_the_choice_is_even_over_each_dataset():
     def sample(dataset: str, number: int) -> Sample:
-        return Sample(dataset, Path(f"{number}.png"), ("",), Facts(64, 64, ""), Bucket(64, 64), ())
+        return Sample(dataset, f"{number}.png", ("",), Facts(64, 64, ""), Bucket(64, 64), ())
 
     samples = tuple(sample("a", n) for n in range(9)) + tuple(sample("b", n) for n in range(2))
     assert [(s.dataset_id, s.path.stem) for s in choose(samples, 3)] == [

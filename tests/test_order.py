@@ -27,7 +27,7 @@ SQUARE, WIDE, WIDER, TALL = Bucket(64, 64), Bucket(80, 48), Bucket(112, 32), Buc
 def make_samples(*groups: tuple[str, Bucket, int, int]) -> list[Sample]:
     """So many samples of (dataset, bucket, number, passes), each with a path of its own."""
     return [
-        Sample(name, Path(f"{name}/{bucket}/{number}"), ("",), Facts(100, 100, ""), bucket, (Fit(100, 100, 0, 0),), passes)
+        Sample(name, f"{name}/{bucket}/{number}", ("",), Facts(100, 100, ""), bucket, (Fit(100, 100, 0, 0),), passes)
         for name, bucket, count, passes in groups
         for number in range(count)
     ]
@@ -280,9 +280,7 @@ def test_a_small_bucket_goes_to_the_nearest_aspect_that_it_fills_a_batch_with():
 def test_merged_pictures_are_cropped_anew_and_repeats_count():
     wide = Facts(150, 50, "x")
     samples = make_samples(("a", SQUARE, 4, 2), ("a", TALL, 4, 2))
-    odd = Sample(
-        "a", Path("odd"), ("",), wide, WIDER, (), 2, reference=Reference(Path("before"), Facts(300, 100, "y"), WIDER, ())
-    )
+    odd = Sample("a", "odd", ("",), wide, WIDER, (), 2, reference=Reference(Path("before"), Facts(300, 100, "y"), WIDER, ()))
     moved = settle_small_buckets(Index((*samples, odd)), [spec(small_buckets="merge", horizontal_flip=True)], 4)
     assert buckets_of(moved) == {SQUARE: 5, TALL: 4}
     last, fit = moved.samples[-1], fit_centre(150, 50, SQUARE)

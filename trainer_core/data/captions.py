@@ -10,19 +10,20 @@ trigger word and the prefix). An empty cell of a table is a missing caption, sin
 import errno
 import os
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..errors import JobError
 from ..specs.dataset import DatasetSpec
 from .caption_tables import Table, read_table
 from .caption_variants import make_forms
+from .find import Found
 from .sample import Reject
 from .text_files import TextReader, one_line
 
 SUFFIXES = (".txt", ".caption")  # the first that is there is taken; .caption is what kohya's scripts write
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
-CaptionReader = Callable[[Path], tuple[str, ...]]
+CaptionReader = Callable[[Found], tuple[str, ...]]
 
 
 class Missing(Exception):
@@ -36,7 +37,7 @@ def caption_reader(spec: DatasetSpec, folder: Path) -> CaptionReader:
     """
     source, forms = _SOURCES[spec.caption_strategy](spec, folder), make_forms(spec)
 
-    def read(picture: Path) -> tuple[str, ...]:
+    def read(picture: Found) -> tuple[str, ...]:
         try:
             captions = source(picture)
         except Missing as mend:
@@ -44,21 +45,21 @@ def caption_reader(spec: DatasetSpec, folder: Path) -> CaptionReader:
         if forms is None:
             return captions
         try:
-            return forms(picture.relative_to(folder).as_posix(), captions)
+            return forms(picture.name, captions)
         except JobError as error:
-            raise JobError(f"caption of {picture}: {error}") from None
+            raise JobError(f"caption of {picture.file}: {error}") from None
 
     return read
 
 
-def _instead(picture: Path, spec: DatasetSpec, mend: str) -> tuple[str, ...]:
+def _instead(picture: Found, spec: DatasetSpec, mend: str) -> tuple[str, ...]:
     """What a picture without a caption gets."""
     if spec.missing_caption == "filename":
-        return (name_as_caption(picture),)
+        return (name_as_caption(picture.path),)
     if spec.missing_caption == "skip":
         raise Reject(f"it has no caption ({mend})")
     raise JobError(
-        f"picture {picture} has no caption: {mend}, or choose caption_strategy filename or instanceprompt; "
+        f"picture {picture.file} has no caption: {mend}, or choose caption_strategy filename or instanceprompt; "
         "missing_caption 'filename' or 'skip' decides for all such pictures"
     )
 
@@ -72,7 +73,7 @@ def name_as_caption(picture: Path) -> str:
 def _from_textfiles(spec: DatasetSpec, folder: Path) -> CaptionReader:
     reader = TextReader("caption")
 
-    def read(picture: Path) -> tuple[str, ...]:
+    def read(picture: Found) -> tuple[str, ...]:
         text = _beside(picture, reader)
         if not spec.multiline_captions:
             return (one_line(text),)
@@ -82,9 +83,9 @@ def _from_textfiles(spec: DatasetSpec, folder: Path) -> CaptionReader:
     return read
 
 
-def _beside(picture: Path, reader: TextReader) -> str:
+def _beside(picture: Found, reader: TextReader) -> str:
     """The text of the caption file; Missing where there is none."""
-    stem = os.path.splitext(picture)[0]
+    stem = os.path.splitext(picture.file)[0]
     for suffix in SUFFIXES:
         try:
             return reader.read(stem + suffix)
@@ -95,7 +96,7 @@ def _beside(picture: Path, reader: TextReader) -> str:
 
 
 def _from_names(spec: DatasetSpec, folder: Path) -> CaptionReader:
-    return lambda picture: (name_as_caption(picture),)
+    return lambda picture: (name_as_caption(picture.path),)
 
 
 def _from_instance_prompt(spec: DatasetSpec, folder: Path) -> CaptionReader:
@@ -106,8 +107,8 @@ def _from_instance_prompt(spec: DatasetSpec, folder: Path) -> CaptionReader:
 def _from_table(spec: DatasetSpec, folder: Path) -> CaptionReader:
     table: Table = read_table(spec, folder)
 
-    def read(picture: Path) -> tuple[str, ...]:
-        caption = table.caption(picture.relative_to(folder))
+    def read(picture: Found) -> tuple[str, ...]:
+        caption = table.caption(PurePosixPath(picture.name))
         if not caption:
             raise Missing(f"write one into column {spec.caption_column!r} of {table.path}")
         return (caption,)

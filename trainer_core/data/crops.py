@@ -8,7 +8,7 @@ the digest, so that an index is the same wherever and whenever it is made. Views
 import hashlib
 import logging
 from bisect import bisect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +17,7 @@ from ..errors import JobError
 from ..specs.aspects import parse_aspects
 from ..specs.dataset import DatasetSpec
 from .buckets import Bucket, Fit, Unit, brought_to, bucket_at, covering, crop_at, measured, nearest_aspect, share_around
+from .find import Found
 from .sample import Facts, Reject, Sample
 
 MAX_NAMED = 3
@@ -29,10 +30,13 @@ log = logging.getLogger(__name__)
 Size = tuple[int, int]  # width and height in pixels
 Shares = tuple[tuple[float, float], ...]  # where each crop lies, across and down
 
+Placed = tuple[Bucket, tuple[Fit, ...]]
+Placer = Callable[[Found, Facts], Placed]
+
 aspects_of = lru_cache(maxsize=64)(parse_aspects)
 
 
-def place(path: Path, facts: Facts, spec: DatasetSpec, resolution: float, grid: int) -> tuple[Bucket, tuple[Fit, ...]]:
+def place(path: Path, facts: Facts, spec: DatasetSpec, resolution: float, grid: int) -> Placed:
     """The bucket at this resolution, and a view for each way of cropping and mirroring; Reject where the spec leaves it out.
 
     `resolution` is in the spec's unit, or the edge of a square where the spec gives none.
@@ -43,6 +47,18 @@ def place(path: Path, facts: Facts, spec: DatasetSpec, resolution: float, grid: 
     shape = _shape(size, facts.digest, spec)
     bucket = _bucket(shape, resolution, unit, grid)
     return bucket, views_in(path, facts, spec, bucket)
+
+
+def placer(spec: DatasetSpec, resolution: float, grid: int) -> Placer:
+    """`place` for one dataset at one resolution. Where a picture's content decides nothing, each size is placed once."""
+    if spec.crop_style not in FIXED or (spec.crop and spec.crop_aspect == "random"):
+        return lambda file, facts: place(file.path, facts, spec, resolution, grid)
+
+    @lru_cache(maxsize=MEMORY)
+    def of_size(width: int, height: int) -> Placed:
+        return place(Path(), Facts(width, height, digest=""), spec, resolution, grid)
+
+    return lambda file, facts: of_size(facts.width, facts.height)
 
 
 def views_in(path: Path, facts: Facts, spec: DatasetSpec, bucket: Bucket) -> tuple[Fit, ...]:

@@ -58,10 +58,10 @@ def _is_plain(look: int) -> bool:
 
 def _by_digest(samples: Iterable[Sample]) -> dict[str, list[Path]]:
     """The files of each content."""
-    files: dict[str, dict[Path, None]] = defaultdict(dict)
+    files: dict[str, dict[str, None]] = defaultdict(dict)
     for sample in samples:
-        files[sample.facts.digest][sample.path] = None
-    return {digest: list(paths) for digest, paths in files.items()}
+        files[sample.facts.digest][sample.file] = None
+    return {digest: list(map(Path, paths)) for digest, paths in files.items()}
 
 
 def _pairs(looks: list[int], most: int) -> Iterator[tuple[int, int]]:

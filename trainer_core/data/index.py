@@ -16,7 +16,7 @@ from ..flux.flavours import Flavour
 from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
 from .captions import CaptionReader, caption_reader
-from .crops import place, require_detector, warn_of_missing_faces
+from .crops import Placer, placer, require_detector, warn_of_missing_faces
 from .facts import MEND
 from .file_memory import Learned, Progress, learn
 from .find import Found, LeftOut, as_text, find_files, subset, words_of
@@ -107,7 +107,7 @@ def open_source(spec: DatasetSpec) -> Source:
     if spec.max_num_samples:
         files = subset(files, spec.max_num_samples, spec.id)
     require_detector(spec)
-    pictures = [file.path for file in files]
+    pictures = [file.path for file in files] if any(others.values()) else []
     masks, references = find_masks(spec, folder, pictures), find_references(spec, folder, pictures)
     return Source(spec, files, left_out, caption_reader(spec, folder), masks, references)
 
@@ -130,20 +130,21 @@ def _samples_of(
     samples: list[Sample] = []
     rejected = [Rejected(spec.id, path, f"{reason}; {MEND}") for path, reason in source.left_out]
     undecided: list[str] = []
+    placers = {size: placer(spec, size, flavour.grid) for size in spec.resolution or (flavour.home_resolution,)}
     for file in source.files:
         told = learned[file.place]
         try:
             if isinstance(told, str):
                 raise Reject(told)
-            captions = tuple(map(as_text, source.captions_of(file.path)))
-            mask = source.masks.get(file.path) if source.masks else None  # the hash of a path takes its time
+            captions = tuple(map(as_text, source.captions_of(file)))
+            mask = source.masks.get(file.path) if source.masks else None  # a path takes its time to be made
             if mask is not None:
                 check_mask(mask.path, file.path)
-            mask = mask or alpha_mask(spec, file.path, told.has_alpha)
+            mask = mask or (alpha_mask(spec, file.path) if told.has_alpha else None)
             reference = None
             if source.references and (own := source.references.get(file.path)) is not None:
                 reference = check_reference(own.path, learned[own.place], file.path, told, spec)
-            samples += _in_each_resolution(file.path, told, shared.one(captions), mask, reference, spec, flavour, shared)
+            samples += _in_each_resolution(file, told, shared.one(captions), mask, reference, spec, flavour.grid, placers)
         except Reject as reason:
             rejected.append(Rejected(spec.id, file.path, str(reason)))
         except JobError as error:
@@ -155,30 +156,30 @@ def _samples_of(
 
 
 def _in_each_resolution(
-    path: Path,
+    file: Found,
     facts: Facts,
     captions: tuple[str, ...],
     mask: Mask | None,
     reference: ReferenceFile | None,
     spec: DatasetSpec,
-    flavour: Flavour,
-    shared: Pool,
+    grid: int,
+    placers: Mapping[float, Placer],
 ) -> list[Sample]:
     """The samples that one picture makes; Reject where the spec leaves it out."""
     samples = []
-    for resolution in spec.resolution or (flavour.home_resolution,):
-        bucket, views = place(path, facts, spec, resolution, flavour.grid)
+    for resolution, place in placers.items():
+        bucket, views = place(file, facts)
         samples.append(
             Sample(
                 spec.id,
-                path,
+                file.file,
                 captions,
                 facts,
-                shared.one(bucket),
-                shared.one(views),
+                bucket,
+                views,
                 passes=1 + spec.repeats,
                 mask=mask,
-                reference=reference and place_reference(reference, spec, resolution, flavour.grid, bucket, views),
+                reference=reference and place_reference(reference, spec, resolution, grid, bucket, views),
                 background=spec.background,
                 is_regularisation=spec.is_regularisation_data,
             )

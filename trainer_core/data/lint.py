@@ -186,10 +186,10 @@ OF_TRAINED: tuple[Check, ...] = (_same_captions, _trigger_word, _one_variant, _f
 def _by_resolution(samples: Sequence[Sample], spec: DatasetSpec) -> dict[str, list[Sample]]:
     """The samples of each resolution, by its name; a picture's samples stand in the order of the resolutions."""
     groups: dict[str, list[Sample]] = {}
-    seen: Counter[Path] = Counter()
+    seen: Counter[str] = Counter()
     for sample in samples:
-        position = seen[sample.path]
-        seen[sample.path] += 1
+        position = seen[sample.file]
+        seen[sample.file] += 1
         name = f"resolution {spec.resolution[position]:g}" if spec.resolution else "the base's resolution"
         groups.setdefault(name, []).append(sample)
     return groups

@@ -28,9 +28,9 @@ class Mask:
     normalise_area: bool
 
 
-def alpha_mask(spec: DatasetSpec, path: Path, has_alpha: bool) -> Mask | None:
-    """The picture as its own mask, where the dataset takes its alpha for one and it has any; else None."""
-    if not (spec.alpha_is_mask and has_alpha):
+def alpha_mask(spec: DatasetSpec, path: Path) -> Mask | None:
+    """A picture that has alpha as its own mask, where the dataset takes it for one; else None."""
+    if not spec.alpha_is_mask:
         return None
     return Mask(path, spec.mask_background_weight, spec.mask_normalise_area)
 

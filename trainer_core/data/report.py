@@ -213,13 +213,13 @@ def _facts(
     buckets: Sequence[BucketCount],
     rejected: Sequence[Rejected],
 ) -> Part:
-    pictures = {sample.path: sample for sample in samples}
+    pictures = {sample.file: sample for sample in samples}
     return Part(
         id=name,
         folder=folder,
         purpose=purpose,
         pictures=len(pictures),
-        resolutions=max((len(list(group)) for _, group in groupby(samples, key=lambda s: (s.dataset_id, s.path))), default=0),
+        resolutions=max((len(list(group)) for _, group in groupby(samples, key=lambda s: (s.dataset_id, s.file))), default=0),
         passes=max((sample.passes for sample in samples), default=0),
         per_epoch=sum(sample.passes for sample in samples),
         latents=sum(len(sample.views) for sample in samples),
@@ -233,9 +233,9 @@ def _facts(
 
 
 def _sizes(samples: Sequence[Sample]) -> Sizes:
-    sizes = {sample.path: (sample.facts.width, sample.facts.height) for sample in samples}
+    sizes = {sample.file: (sample.facts.width, sample.facts.height) for sample in samples}
     ordered = sorted(sizes.values(), key=lambda size: (size[0] * size[1], size))
-    enlarged = {sample.path for sample in samples if enlargement(sample) > 1}
+    enlarged = {sample.file for sample in samples if enlargement(sample) > 1}
     return Sizes(ordered[0], ordered[len(ordered) // 2], ordered[-1], len(enlarged))
 
 

@@ -42,11 +42,11 @@ class Sample:
 
     `captions` are the forms of its caption and `views` the ways in which it is brought to its bucket; each visit takes one of
     either, and the first of either is what evaluation and prompts see. `passes` is how often an epoch shows it. Where
-    `is_regularisation`, the adapter is to change nothing.
+    `is_regularisation`, the adapter is to change nothing. `file` is the picture's path, kept as text, which is smaller.
     """
 
     dataset_id: str
-    path: Path
+    file: str
     captions: tuple[str, ...]
     facts: Facts
     bucket: Bucket
@@ -56,6 +56,10 @@ class Sample:
     reference: Reference | None = None
     background: str = "white"
     is_regularisation: bool = False
+
+    @property
+    def path(self) -> Path:
+        return Path(self.file)
 
     @property
     def caption(self) -> str:

@@ -65,14 +65,14 @@ def describe_cuts(cuts: Sequence[CutCaption]) -> list[str]:
 
 def cut_captions(samples: Iterable[Sample], files: ModelFiles, flavour: Flavour) -> list[CutCaption]:
     """What each encoder does not read, T5 first, each picture's caption once however many resolutions it is shown in."""
-    pictures = dict.fromkeys((sample.path, caption) for sample in samples for caption in sample.captions)
+    pictures = dict.fromkeys((sample.file, caption) for sample in samples for caption in sample.captions)
     cuts = []
     for encoder, tokenizer, limit in (
         (T5, files.t5_tokenizer, flavour.t5_max_length),
         (CLIP, files.clip_tokenizer, flavour.clip_max_length),
     ):
         long = _too_long({caption for _, caption in pictures}, tokenizer, limit)
-        cuts += [CutCaption(path, text, encoder, limit, *long[text]) for path, text in pictures if text in long]
+        cuts += [CutCaption(Path(file), text, encoder, limit, *long[text]) for file, text in pictures if text in long]
     return cuts
 
 
