@@ -56,6 +56,7 @@ def train(
     second while it runs, and may raise to cancel. JobError carries what the user can mend.
     """
     run = run_dir_for(job, home / "runs")
+    run.check_job(job)
     finished = run.result()
     if finished is None:
         write_atomically(run.job_path, dump_job(job).encode())  # before anybody is told of the run
@@ -71,15 +72,16 @@ def _train(
     events = EventReader(run.events_path, from_end=True)
     with run.log_path.open("ab") as child_log:
         command = ["run", str(run.job_path), "--out", str(run.root.parent), "--cache", str(home / "cache")]
-        child = _start([*command, "--json", "--watch-stdin"], run.root, child_log)
+        child, has_begun = _start([*command, "--json", "--watch-stdin"], run.root, child_log), False
         try:
             while child.poll() is None:
                 on_tick()
                 for event in events.new():
+                    has_begun = True
                     on_event(event)
                 time.sleep(POLL_SECONDS)
         finally:
-            _end(child, run)
+            _end(child, run, has_begun=has_begun)
     for event in events.new():
         on_event(event)
     return _outcome(child.returncode, run)
@@ -147,9 +149,13 @@ def _start(command: list[str], folder: Path, child_log: BinaryIO) -> "subprocess
     )
 
 
-def _end(child: "subprocess.Popen[bytes]", run: RunDir) -> None:
-    """Leave no child: one that still runs is asked to save, given time, and then ended. Also clears an unread command."""
-    if child.poll() is None:
+def _end(child: "subprocess.Popen[bytes]", run: RunDir, *, has_begun: bool) -> None:
+    """Leave no child: one that still runs is asked to save, given time, and then ended; one that is still loading libraries has
+    nothing to save, and hears nothing. Also clears an unread command."""
+    if child.poll() is None and not has_begun:
+        child.kill()
+        child.wait()
+    elif child.poll() is None:
         log.info("waiting for the training to save and stop")
         run.ask(STOP)
         try:

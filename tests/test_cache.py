@@ -109,11 +109,11 @@ def test_only_a_changed_caption_is_encoded_again(tmp_path):
         told = PICO_FILES, FLAVOURS["pico"], EncoderFormat(torch.float32), CPU, lambda done, total: seen.append(done)
         encode_captions(caches, captions, *told)
         assert [caches.text(caption)["text"].shape for caption in captions] == [(32, 128)] * len(captions)
-        return seen
+        return list(dict.fromkeys(seen))  # it is told again for each tensor of the encoders, so that who waits may leave
 
-    assert texts(["a", "b", "c"]) == [0, 0, 3]
+    assert texts(["a", "b", "c"]) == [0, 3]
     assert texts(["a", "b", "c"]) == [3]
-    assert texts(["a", "another", "c"]) == [2, 2, 3]
+    assert texts(["a", "another", "c"]) == [2, 3]
 
 
 def test_every_view_of_a_picture_is_encoded_and_a_background_counts_only_where_something_is_clear(tmp_path):

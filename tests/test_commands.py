@@ -1,10 +1,12 @@
 """What a run can be told while it trains: commands as files, in their order, and prompts that somebody typed in."""
 
+import time
+
 import pytest
 
 from support import Command
 from trainer_core.commands import COMMANDS, LONGEST_PROMPT, make_command
-from trainer_core.control import Control
+from trainer_core.control import LOOK_SECONDS, Control
 from trainer_core.errors import JobError
 from trainer_core.run_dir import RunDir, write_json
 
@@ -15,6 +17,7 @@ def test_commands_in_a_row_are_all_taken_in_their_order(tmp_path):
         run_dir.ask(name, prompt)
     control = Control(run_dir)
     assert not control() and [tuple(control.next()) for _ in asked] == asked and control.next() is None
+    time.sleep(LOOK_SECONDS)
     run_dir.ask("sample")
     run_dir.ask("stop")
     assert control() and control.next() == make_command("sample") and not list(tmp_path.iterdir())

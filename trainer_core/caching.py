@@ -3,16 +3,11 @@
 What is there already is checked and kept, so an interrupted run goes on where it was. A wish to stop is obeyed at each report.
 """
 
-import math
-import time
-
 from .context import RunContext
 from .data.cache_limit import GB, make_room
-from .data.encode import Caches, Progress, encode_captions, encode_masks, encode_pictures, open_caches
+from .data.encode import Caches, encode_captions, encode_masks, encode_pictures, open_caches
 from .data.too_long import warn_of_cut_captions
 from .setup import Setup
-
-REPORT_SECONDS = 0.1  # between two events of progress
 
 
 def fill_caches(setup: Setup, context: RunContext) -> Caches:
@@ -24,7 +19,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
     captions += [text for shot in setup.shots for text in (shot.prompt, shot.negative_prompt)] + [""]
     tiled = base.vae_enable_tiling
     caches = open_caches(context.cache_dir, samples, setup.files, setup.flavour, setup.encoding, tiled=tiled)
-    caches.check(samples, captions, _filling(context, "check cache"))
+    caches.check(samples, captions, context.stoppable("check cache"))
     if limit:
         make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
     encode_pictures(
@@ -32,7 +27,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         samples,
         setup.files.vae,
         setup.device,
-        _filling(context, "encode pictures"),
+        context.stoppable("encode pictures"),
         tiled=tiled,
         sliced=base.vae_enable_slicing,
         batch_size=base.vae_batch_size,
@@ -44,24 +39,10 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         setup.flavour,
         setup.encoding,
         setup.device,
-        _filling(context, "encode captions"),
+        context.stoppable("encode captions"),
         one_at_a_time=base.offload_during_startup,
     )
-    encode_masks(caches, setup.samples, _filling(context, "encode masks"))
+    encode_masks(caches, setup.samples, context.stoppable("encode masks"))
     if limit:
         make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
     return caches
-
-
-def _filling(context: RunContext, phase: str) -> Progress:
-    """Reports this phase, not more often than anyone can see, and obeys a wish to stop each time."""
-    last = -math.inf
-
-    def report(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= REPORT_SECONDS or done == total:
-            context.events.phase(phase, done, total)
-            last = time.monotonic()
-        context.stop_if_wanted(0)
-
-    return report

@@ -71,7 +71,7 @@ def restore_latest(
 ) -> History:
     """Load the newest undamaged checkpoint into parameters, optimiser and average; its history, an empty one without any."""
     for folder in list_checkpoints(checkpoints_dir):
-        state = _undamaged_state(folder)
+        state = undamaged_state(folder)
         if state is None:
             continue
         saved = load_file(folder / ADAPTER_FILE)
@@ -87,8 +87,8 @@ def restore_latest(
     return History()
 
 
-def _undamaged_state(folder: Path) -> dict | None:
-    """The checkpoint's state.json, or None, with a warning, where the disk has damaged a file of it."""
+def undamaged_state(folder: Path) -> dict | None:
+    """The checkpoint's state.json; None, with a warning and the folder set aside, where the disk has damaged a file of it."""
     try:
         state = read_json(folder / STATE_FILE)
         damaged = [name for name, digest in state["digests"].items() if _digest(folder / name) != digest]

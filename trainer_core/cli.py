@@ -146,46 +146,20 @@ def _inspect(args: argparse.Namespace) -> Report:
 
 
 def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Sequence[Change] = ()) -> Report:
-    """Check the job, open the run folder, train; what is finished is returned as it is, unless its job changes."""
+    """Train the job in its folder; what is finished is returned as it is, unless its job changes."""
     run_dir = RunDir(run_dir.root.absolute())
-    finished = run_dir.result()
-    if finished is not None and not changes:
-        log.info("%s is finished already", run_dir.root)
-        return finished
+    if not changes:
+        run_dir.check_job(job)
+        finished = run_dir.result()
+        if finished is not None:
+            log.info("%s is finished already", run_dir.root)
+            return finished
     if not job.base.allow_download:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network unless asked for: nothing here may download by itself
-    from .context import RunContext
-    from .control import Control
-    from .events import EventLog, WarningEvents
-    from .plan.plan import ready_memory
-    from .progress import ProgressBar
-    from .setup import prepare
-    from .train import run
+    from .launch import launch
 
-    warnings = WarningEvents()
-    logging.getLogger(__package__).addHandler(warnings)
-    bar, cache_dir = ProgressBar(), (args.cache or args.out / "cache").absolute()
-    setup = prepare(job, cache_dir, lambda done, total: bar.show("look at files", done, total))
-    ready_memory(setup)
-    with run_dir.owned():
-        control = Control(run_dir)
-        control.watch_signals()
-        if args.watch_stdin:
-            control.watch_stdin()
-        events = EventLog(run_dir.events_path, bar)
-        warnings.connect(events)
-        if changes:
-            run_dir.result_path.unlink(missing_ok=True)
-            events.emit("job_changed", changes=[change._asdict() for change in changes])
-        try:
-            return run(setup, RunContext(run_dir, cache_dir, events, control, control.next))
-        except JobError as error:
-            events.emit("error", message=str(error))
-            raise
-        finally:
-            logging.getLogger(__package__).removeHandler(warnings)
-            bar.close()
-            events.close()
+    cache_dir = (args.cache or args.out / "cache").absolute()
+    return launch(job, run_dir, cache_dir, changes, watch_stdin=args.watch_stdin)
 
 
 def _show_trained(report: Report) -> None:

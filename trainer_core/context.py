@@ -1,5 +1,7 @@
 """Where a run keeps its things, whom it tells, and who may tell it: passed as one value through the stages."""
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,9 @@ from .commands import Command
 from .errors import StopRequested
 from .events import EventLog
 from .run_dir import RunDir
+from .saved import list_steps
+
+REPORT_SECONDS = 0.1  # between two events of a phase
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,32 @@ class RunContext:
     should_stop: Callable[[], bool]
     next_command: Callable[[], Command | None] = lambda: None
 
-    def stop_if_wanted(self, step: int) -> None:
+    def stop_if_wanted(self) -> None:
         """Leave, if a stop was asked for; the caller has saved all that is worth keeping."""
         if self.should_stop():
+            step = max(list_steps(self.run_dir), default=0)
             self.events.emit("stopped", step=step)
             raise StopRequested(step, self.run_dir.root)
 
     def progress(self, phase: str) -> Callable[[int, int], None]:
-        """A reporter of (done, total) for this phase."""
-        return lambda done, total: self.events.phase(phase, done, total)
+        """A reporter of (done, total) for this phase, which tells them not more often than anyone can see."""
+        last, told = -math.inf, -1
+
+        def report(done: int, total: int) -> None:
+            nonlocal last, told
+            is_end = done == total and told != total
+            if is_end or time.monotonic() - last >= REPORT_SECONDS:
+                self.events.phase(phase, done, total)
+                last, told = time.monotonic(), done
+
+        return report
+
+    def stoppable(self, phase: str) -> Callable[[int, int], None]:
+        """The same, which also obeys a wish to stop each time: for work whose fruits so far are kept, or cost little."""
+        report = self.progress(phase)
+
+        def report_or_leave(done: int, total: int) -> None:
+            report(done, total)
+            self.stop_if_wanted()
+
+        return report_or_leave

@@ -4,15 +4,18 @@ Nothing is abrupt: the loop asks between steps. Save, sample, pause and continue
 wherever it comes, stays in force once it is wished for. A second Ctrl-C is Python's usual one.
 """
 
+import math
 import os
 import signal
 import threading
+import time
 from collections import deque
 
 from .commands import STOP, Command
 from .run_dir import RunDir
 
 STDIN = 0
+LOOK_SECONDS = 0.05  # between two looks at the disk, however often it is asked
 
 
 class Control:
@@ -22,8 +25,12 @@ class Control:
         self._run_dir = run_dir
         self._stop = threading.Event()
         self._waiting: deque[Command] = deque()
+        self._looked = -math.inf
 
     def __call__(self) -> bool:
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return self._stop.is_set()
+        self._looked = time.monotonic()
         for command in self._run_dir.take_commands():
             if command.name == STOP:
                 self._stop.set()

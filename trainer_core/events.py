@@ -8,11 +8,12 @@ list of the fields that each must carry, and writing an event with other fields 
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 FIELDS: dict[str, frozenset[str]] = {
+    "plan": frozenset({"phases", "room", "verdict"}),
     "started": frozenset({"run_id", "pid", "resumed_from", "steps"}),
     "phase": frozenset({"phase", "done", "total", "per_second", "seconds_left"}),
     "warning": frozenset({"message"}),
@@ -38,7 +39,7 @@ FIELDS: dict[str, frozenset[str]] = {
         }
     ),
     "evaluation": frozenset({"step", "loss", "by_dataset", "best"}),
-    "job_changed": frozenset({"changes"}),
+    "job_changed": frozenset({"changes", "begins_from"}),
     "paused": frozenset({"step"}),
     "continued": frozenset({"step"}),
     "stopped": frozenset({"step"}),
@@ -46,7 +47,19 @@ FIELDS: dict[str, frozenset[str]] = {
     "done": frozenset({"step", "lora", "seconds"}),
 }
 
-PHASES = ("check cache", "encode pictures", "encode captions", "encode masks", "load", "sample", "evaluate", "train", "save")
+PHASES = (
+    "index",
+    "check cache",
+    "encode pictures",
+    "encode captions",
+    "encode masks",
+    "load",
+    "quantise",
+    "sample",
+    "evaluate",
+    "train",
+    "save",
+)
 
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
@@ -69,6 +82,13 @@ class EventLog:
         for listener in self._listeners:
             listener(event)
 
+    def adopt(self, events: Iterable[Event]) -> None:
+        """Take over what another run told; the listeners are not told, for it is no news."""
+        for event in events:
+            assert is_current(event), event
+            self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._file.flush()
+
     def phase(self, phase: str, done: int, total: int) -> None:
         """Progress of one of PHASES, in items."""
         assert phase in PHASES, phase
@@ -78,6 +98,11 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+
+def is_current(event: Event) -> bool:
+    """Whether it has the fields of this version: one that an older version wrote may have others."""
+    return event.keys() - {"time", "event"} == FIELDS.get(event["event"])
 
 
 class Pace:

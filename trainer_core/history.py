@@ -98,9 +98,11 @@ class History:
                 total.steps, total.tokens = total.steps + 1, total.tokens + record.tokens
                 total.dropped, total.seconds = total.dropped + dropped, total.seconds + seconds
 
-    def report(self) -> dict[str, Any]:
-        """The means of the interval, which begins anew; the fields of the event `metrics` but for memory."""
-        sums, self.interval = self.interval, Interval()
+    def report(self, *, anew: bool = True) -> dict[str, Any]:
+        """The means of the interval, which begins anew, or is only looked at; the fields of `metrics` but for memory."""
+        sums = self.interval
+        if anew:
+            self.interval = Interval()
         bands = zip(sums.band_loss, sums.band_samples, strict=True)
         return {
             "step": self.step,

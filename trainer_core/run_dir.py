@@ -1,8 +1,9 @@
 """The run folder: where one run keeps everything, and how others talk to it.
 
-The folder's name is the job's name and a digest of what is trained on what, so the same job always meets the same folder:
-found finished it is returned, found unfinished it is continued. The digest covers the job (without its header metadata)
-and the names, sizes and modification times of the dataset's files.
+The folder's name is the job's name, a digest of what is trained on what, and how long, so the same job always meets the same
+folder: found finished it is returned, found unfinished it is continued. The digest covers the job (without its length and its
+header metadata) and the names, sizes and modification times of the dataset's files. Runs that differ by their length alone are
+siblings: a longer one goes on from a shorter one (`siblings.py`).
 
     job.json            the job, every default spelt out, written before anything else
     manifest.json       what was really used: versions, device, buckets, module counts, verification
@@ -12,6 +13,7 @@ and the names, sizes and modification times of the dataset's files.
     samples/            pictures: step-N/NAME.png; step-N-ema/ by the running average; step 0 is the base
     compared/           the same, each beside the base's picture
     NAME.safetensors    the LoRA, written last but for result.json; NAME-ema.safetensors, its running average
+    origin.json         where it began, if in a sibling
     result.json         present if and only if the run is finished; its paths are relative to the folder
     lock                held by the process that trains
 
@@ -41,6 +43,7 @@ from .job_file import load_job
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl"})
 RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt", ".caption", ".csv", ".jsonl", ".parquet"}
+LENGTH_FIELDS = {"max_train_steps", "num_train_epochs"}  # of TrainingSpec
 READ_BY_DATASETS = (
     "instance_data_dir",
     "mask_data_dir",
@@ -52,6 +55,10 @@ LOCK = "lock"
 LOOK_SECONDS = 1.0  # longer than others hold the lock who only look whether it is held
 
 log = logging.getLogger(__name__)
+
+
+class RunIsBusy(JobError):
+    """Another process trains in this folder."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,10 @@ class RunDir:
     @property
     def events_path(self) -> Path:
         return self.root / "events.jsonl"
+
+    @property
+    def origin_path(self) -> Path:
+        return self.root / "origin.json"
 
     @property
     def result_path(self) -> Path:
@@ -140,13 +151,13 @@ class RunDir:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Hold this folder while in here; JobError when another process holds it. A dead process holds nothing."""
+        """Hold this folder while in here; RunIsBusy when another process holds it. A dead process holds nothing."""
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / LOCK, timeout=LOOK_SECONDS)
         try:
             lock.acquire()
         except Timeout:
-            raise JobError(f"{self.root} is being trained by another process; wait for it, or stop it first") from None
+            raise RunIsBusy(f"{self.root} is being trained by another process; wait for it, or stop it first") from None
         try:
             yield
         finally:
@@ -155,6 +166,17 @@ class RunDir:
     def job(self) -> TrainJob:
         """The job of this run; JobError when there is none. Reads the disk."""
         return load_job(self.job_path)
+
+    def check_job(self, job: TrainJob) -> None:
+        """JobError where this folder has gone on with a job that is not this one. Reads the disk."""
+        if not self.job_path.exists():
+            return
+        held, wanted = (one.model_copy(update={"metadata": {}}) for one in (self.job(), job))
+        if held != wanted:
+            raise JobError(
+                f"{self.root} has gone on with another job (`flux-lora resume --job`), so it is not what this job trains; go "
+                "on with it by its folder, or give this job another name"
+            )
 
     def ask(self, name: str, prompt: str = "") -> None:
         """Tell the running process, which obeys within a step: one of COMMANDS, with sample a prompt to picture instead of the
@@ -179,7 +201,7 @@ class RunDir:
 
 def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
     """The folder that belongs to this job over this data and these LoRAs to start from, below `out_dir`; nothing is created."""
-    digest = hashlib.sha256(job.model_dump_json(exclude={"metadata"}).encode())
+    digest = hashlib.sha256(job.model_dump_json(exclude={"metadata": True, "training": LENGTH_FIELDS}).encode())
     for dataset in job.datasets:
         if not dataset.disabled:
             digest.update(dataset_digest(*(getattr(dataset, field) for field in READ_BY_DATASETS)).encode())
@@ -187,7 +209,9 @@ def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
         path = Path(file.strip()).expanduser()
         stat = path.stat() if path.is_file() else None
         digest.update(f"{stat.st_size}|{stat.st_mtime_ns}\n".encode() if stat else b"missing")
-    return RunDir(out_dir / f"{job.name}-{digest.hexdigest()[:10]}")
+    training = job.training
+    length = str(training.max_train_steps) if training.max_train_steps else f"{training.num_train_epochs}epochs"
+    return RunDir(out_dir / f"{job.name}-{digest.hexdigest()[:10]}-{length}")
 
 
 def dataset_digest(*places: str | Path) -> str:

@@ -68,7 +68,7 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
 
     with memory_watched(setup.job, "making pictures"):
         after = make_pictures(setup, trainee, caches, context, step=setup.num_steps)
-    context.stop_if_wanted(setup.num_steps)
+    context.stop_if_wanted()
     loras = save_loras(setup, trainee, context)
     result = context.run_dir.finish(
         {
@@ -169,13 +169,15 @@ def report(
         grad_norm=record.grad_norm,
         seconds=round(seconds, 4),
     )
-    if history.step == setup.num_steps or _is_due(history.step, setup.job.training.log_interval):
+    is_due = _is_due(history.step, setup.job.training.log_interval)
+    if is_due or history.step == setup.num_steps:
         memory = memory_gib(setup.device)
-        context.events.emit("metrics", **history.report(), learning_rate=learning_rate, memory_gib=memory)
+        context.events.emit("metrics", **history.report(anew=is_due), learning_rate=learning_rate, memory_gib=memory)
 
 
 def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> bool:
-    """Measure the held-out loss at the start, at each interval and at the end; whether it is the best so far."""
+    """Measure the held-out loss at the start, at each interval and at the end; whether it is the best so far. A wish to stop
+    leaves it for the next start."""
     history, interval = trainee.history, setup.job.validation.eval_steps_interval
     is_end = history.step in (0, setup.num_steps)
     is_known = any(evaluation.step == history.step for evaluation in history.evaluations)
@@ -183,6 +185,8 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
         return False
     with memory_watched(setup.job, "evaluating"), trainee.as_used():
         by_dataset = evaluate(setup, trainee.transformer, caches, context)
+    if by_dataset is None:
+        return False
     losses = [loss for by_sigma in by_dataset.values() for loss in by_sigma.values()]
     evaluation = Evaluation(history.step, sum(losses) / len(losses), by_dataset)
     history.evaluations.append(evaluation)
@@ -212,7 +216,7 @@ def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) ->
             paused = False
     if context.should_stop():
         save_state(setup, trainee, context)
-        context.stop_if_wanted(step)
+        context.stop_if_wanted()
 
 
 def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, *, step: int) -> list[Path]:
@@ -243,9 +247,11 @@ def score_pictures(setup: Setup, paths: list[Path], history: History, context: R
     name = setup.job.validation.pretrained_evaluation_model_name_or_path.strip()
     judge = ClipJudge(name, setup.device, setup.samples, context.cache_dir, allow_download=setup.job.base.allow_download)
     prompts = {shot.name: shot.prompt for shot in setup.shots}
-    asked = [prompts[path.stem] for path in missing.values()]
-    scores = judge.judge([load_rgb(path) for path in missing.values()], asked)
-    for picture, prompt, score in zip(missing, asked, scores, strict=True):
+    for picture, path in missing.items():
+        if context.should_stop():
+            return
+        prompt = prompts[path.stem]
+        [score] = judge.judge([load_rgb(path)], [prompt])
         history.scores.append(PictureScore(step, picture, prompt, score.clip_score, score.likeness))
         context.events.emit("score", **asdict(history.scores[-1]))
 

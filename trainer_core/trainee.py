@@ -16,16 +16,17 @@ from .checkpoint import restore_latest
 from .context import RunContext
 from .ema import Ema
 from .errors import JobError
-from .flux.fill import nothing
-from .flux.load import FluxWeights, load_transformer, open_weights
+from .flux.fill import Visit, nothing, unseen
+from .flux.load import FluxWeights, by_block, load_transformer, open_weights
 from .flux.modulation import is_modulation, keep_on_host
 from .flux.offload import let_blocks_wait, waiting_layers
-from .flux.quantize import make_quantiser
+from .flux.quantize import WHOLE, make_quantiser
 from .flux.recompute import recompute_blocks
 from .flux.routing import TokenRouter
 from .history import History
 from .optimizers import averaged, make_optimizer
 from .setup import Setup
+from .specs.base import BaseModelSpec
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,21 @@ class Trainee:
         return nullcontext() if self.assistant is None else self.assistant.at(strength)
 
 
-def load_base(setup: Setup, weights: FluxWeights) -> FluxTransformer2DModel:
-    """The frozen base in the precision that the job asks for, each layer where it belongs."""
+def load_base(setup: Setup, weights: FluxWeights, visit: Visit = unseen) -> FluxTransformer2DModel:
+    """The frozen base in the precision that the job asks for, each layer where it belongs. `visit` is told of each tensor."""
     base = setup.job.base
     quantiser = make_quantiser(base.base_model_precision, quantised_on(base.quantize_via, setup.device))
     on_host = is_modulation if setup.modulation_on_host else nothing
     waits = waiting_layers(setup.shape, base.blocks_to_swap)
-    transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host, waits)
+    transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host, waits, visit)
     if setup.modulation_on_host:
         keep_on_host(transformer, setup.device)
     return transformer
+
+
+def loading_phase(base: BaseModelSpec) -> str:
+    """What loading the base is called in the events."""
+    return "load" if base.base_model_precision in WHOLE else "quantise"
 
 
 def quantised_on(quantize_via: str, device: torch.device) -> torch.device:
@@ -70,11 +76,13 @@ def quantised_on(quantize_via: str, device: torch.device) -> torch.device:
     return torch.device("cpu") if quantize_via == "cpu" else device
 
 
-def make_trainable(setup: Setup, transformer: FluxTransformer2DModel, weights: FluxWeights) -> dict[str, Parameter]:
+def make_trainable(
+    setup: Setup, transformer: FluxTransformer2DModel, weights: FluxWeights, visit: Visit = unseen
+) -> dict[str, Parameter]:
     """Put the adapter on the base, and on each block what saves memory; the trained parameters by name."""
     training, base = setup.job.training, setup.job.base
     parameters = add_adapter(
-        transformer, setup.adapter, training.seed, setup.initial, lambda layer: weights.read(f"{layer}.weight")
+        transformer, setup.adapter, training.seed, setup.initial, lambda layer: weights.read(f"{layer}.weight"), visit
     )
     if training.gradient_checkpointing:
         interval, offload = training.gradient_checkpointing_interval, training.enable_activation_offloading
@@ -87,18 +95,19 @@ def make_trainable(setup: Setup, transformer: FluxTransformer2DModel, weights: F
 def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     """The frozen base with the adapter on it and the optimiser, as new or as the newest checkpoint left them."""
     training = setup.job.training
-    context.events.phase("load", 0, 1)
+    progress, num_blocks = context.stoppable(loading_phase(setup.job.base)), setup.shape.num_double + setup.shape.num_single
     weights = open_weights(setup.files.transformer)
-    transformer = load_base(setup, weights)
+    transformer = load_base(setup, weights, by_block(setup.shape, progress))
+    context.stop_if_wanted()
     helper = setup.job.base.assistant_lora_path
     assistant = add_assistant(transformer, Path(helper.strip()).expanduser(), setup.shape) if helper else None
-    parameters = make_trainable(setup, transformer, weights)
+    parameters = make_trainable(setup, transformer, weights, lambda layer: context.stop_if_wanted())
     optimizer = make_optimizer(setup.job.optimizer, parameters.values(), training.seed)
     ema = Ema(parameters, training.ema_decay, training.ema_update_interval) if training.use_ema else None
     history = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer, ema)
     if history.step > setup.num_steps:
         raise JobError(f"{history.step} steps are trained already, the job has {setup.num_steps}; give it at least as many")
-    context.events.phase("load", 1, 1)
+    progress(num_blocks, num_blocks)
     context.events.emit("adapter", modules=len(setup.modules), parameters=setup.num_parameters)
     context.events.emit(
         "started", run_id=context.run_dir.run_id, pid=os.getpid(), resumed_from=history.step, steps=setup.num_steps

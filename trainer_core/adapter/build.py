@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import Parameter, functional
 
+from ..flux.fill import Visit, unseen
 from ..flux.quantize import dequantised
 from .dropout import SeededDropout
 from .factors import kronecker_output
@@ -42,17 +43,19 @@ def add_adapter(
     seed: int,
     initial: Mapping[str, Parts] | None = None,
     unquantised: Weights | None = None,
+    visit: Visit = unseen,
 ) -> dict[str, Parameter]:
     """Put the adapter on the transformer; returns its trainable float32 parameters by name.
 
     `initial` are parts to start from, layer -> part -> tensor, for some layers or all. `unquantised` gives a layer's whole
-    weight (out, in) where the transformer's own was quantised; loftq needs it.
+    weight (out, in) where the transformer's own was quantised; loftq needs it. `visit` is told of each layer.
     """
     with torch.random.fork_rng(devices=[]):  # PEFT draws parts of its own, which are replaced below
         transformer.add_adapter(_peft_config(plan), adapter_name=ADAPTER)
     layers, device = adapted_layers(transformer), transformer.x_embedder.weight.device  # the card, wherever a layer waits
     assert layers.keys() == set(plan.names), "PEFT wrapped other layers than were planned"
     for module in plan.modules:
+        visit(module.name)
         layer = layers[module.name]
         layer.scaling[ADAPTER] = module.strength
         if plan.init in FROM_THE_BASE:

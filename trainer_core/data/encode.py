@@ -239,11 +239,12 @@ def encode_captions(
     progress(done, len(distinct))
     if not missing:
         return
+    still = lambda name: progress(done, len(distinct))  # noqa: E731  while a model is loaded; it may be told to stop
     chunks = [missing[start : start + CAPTIONS_AT_ONCE] for start in range(0, len(missing), CAPTIONS_AT_ONCE)]
-    clip = clip_encoder(files, flavour, encoding, device)
+    clip = clip_encoder(files, flavour, encoding, device, still)
     pooled = iter([clip.encode(chunk) for chunk in chunks]) if one_at_a_time else map(clip.encode, chunks)
     del clip  # where it has done its work, this was the last that held it
-    t5 = t5_encoder(files, flavour, encoding, device)
+    t5 = t5_encoder(files, flavour, encoding, device, still)
     progress(done, len(distinct))  # the pace is that of encoding, not of loading
     with caches.captions.writer() as writer:
         for chunk, pooled_BP in zip(chunks, pooled, strict=True):

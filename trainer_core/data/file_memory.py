@@ -9,10 +9,11 @@ damaged it is made anew, where it cannot be written the run goes on without it.
 import logging
 import os
 import sqlite3
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
@@ -27,6 +28,7 @@ NAME = "files.sqlite"
 THREADS = min(8, max(2, os.cpu_count() or 1))
 AT_ONCE = 32  # files that a thread takes
 SECONDS_BETWEEN_WRITES = 2.0
+SECONDS_TO_LEAVE = 0.5  # between two chances to
 SECONDS_TO_WAIT = 30.0  # for another process that writes
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,19 @@ def learn(files: Sequence[Found], cache_dir: Path | None, progress: Progress) ->
         if memory:
             memory.keep(fresh)
     return learned
+
+
+def now_and_then(progress: Progress) -> Progress:
+    """The same, but it is told no more than twice a second."""
+    last = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= SECONDS_TO_LEAVE:
+            last = time.monotonic()
+            progress(done, total)
+
+    return tell
 
 
 class FileMemory:
@@ -159,26 +174,36 @@ def _keep(database: sqlite3.Connection, learned: Sequence[tuple[Found, Facts | s
 
 
 def _looks(files: Sequence[Found]) -> Iterator[list[tuple[Found, Facts | str, bool]]]:
-    """Each file with what was learned of it and whether that lasts, in their order.
+    """Each file with what was learned of it and whether that lasts, in their order; nothing now and then, so that whoever waits
+    may leave.
 
     By a few threads, as reading, digests and decoding hold no interpreter lock.
     """
     waiting: deque[Future] = deque()
+    left = threading.Event()
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for start in range(0, len(files), AT_ONCE):
-                waiting.append(pool.submit(_look_at_each, files[start : start + AT_ONCE]))
+                waiting.append(pool.submit(_look_at_each, files[start : start + AT_ONCE], left))
                 if len(waiting) > 2 * THREADS:
-                    yield waiting.popleft().result()
+                    yield from _when_done(waiting.popleft())
             while waiting:
-                yield waiting.popleft().result()
+                yield from _when_done(waiting.popleft())
         finally:
+            left.set()
             for future in waiting:
                 future.cancel()
 
 
-def _look_at_each(files: Sequence[Found]) -> list[tuple[Found, Facts | str, bool]]:
-    return [(file, *_look(file)) for file in files]
+def _when_done(future: Future) -> Iterator[list[tuple[Found, Facts | str, bool]]]:
+    while not wait([future], SECONDS_TO_LEAVE).done:
+        yield []
+    yield future.result()
+
+
+def _look_at_each(files: Sequence[Found], left: threading.Event) -> list[tuple[Found, Facts | str, bool]]:
+    """Of each file, as long as somebody waits for it."""
+    return [(file, *_look(file)) for file in files if not left.is_set()]
 
 
 def _look(file: Found) -> tuple[Facts | str, bool]:

@@ -18,7 +18,7 @@ from ..specs.dataset import DatasetSpec
 from .captions import CaptionReader, caption_reader
 from .crops import Placer, placer, require_detector, warn_of_missing_faces
 from .facts import MEND
-from .file_memory import Learned, Progress, learn
+from .file_memory import Learned, Progress, learn, now_and_then
 from .find import Found, LeftOut, as_text, find_files, subset, words_of
 from .masks import Mask, alpha_mask, find_masks, mask_folder
 from .references import ReferenceFile, check_reference, find_references, place_reference, reference_folder
@@ -67,7 +67,7 @@ def index_datasets(
     shared = Pool()
     for source in sources:
         with uncollected():
-            taken, refused, undecided = _samples_of(source, learned, flavour, shared)
+            taken, refused, undecided = _samples_of(source, learned, flavour, shared, progress)
         samples += taken
         rejected += refused
         problems += undecided
@@ -123,7 +123,7 @@ class Pool:
 
 
 def _samples_of(
-    source: Source, learned: Learned, flavour: Flavour, shared: Pool
+    source: Source, learned: Learned, flavour: Flavour, shared: Pool, progress: Progress
 ) -> tuple[list[Sample], list[Rejected], list[str]]:
     """The samples of a dataset, the files that are left out, and what the user must decide."""
     spec = source.spec
@@ -131,7 +131,9 @@ def _samples_of(
     rejected = [Rejected(spec.id, path, f"{reason}; {MEND}") for path, reason in source.left_out]
     undecided: list[str] = []
     placers = {size: placer(spec, size, flavour.grid) for size in spec.resolution or (flavour.home_resolution,)}
+    still = now_and_then(progress)
     for file in source.files:
+        still(len(learned), len(learned))  # captions and faces take their time, and whoever looks on may wish to leave
         told = learned[file.place]
         try:
             if isinstance(told, str):

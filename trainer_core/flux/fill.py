@@ -13,12 +13,27 @@ from ..errors import JobError
 from .quantize import Quantiser
 
 Read = Callable[[str], Tensor]
+Visit = Callable[[str], None]  # told the name of each tensor before it is read; what it raises ends the reading
 HOST = torch.device("cpu")
 
 
 def nothing(name: str) -> bool:
     """No layer stays on the host."""
     return False
+
+
+def unseen(name: str) -> None:
+    """Nobody looks on."""
+
+
+def watched(read: Read, visit: Visit) -> Read:
+    """The same, with somebody who looks on."""
+
+    def read_watched(name: str) -> Tensor:
+        visit(name)
+        return read(name)
+
+    return read_watched
 
 
 def fill(

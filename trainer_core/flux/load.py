@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ..errors import JobError
 from .dialects import open_transformer
-from .fill import fill, nothing
+from .fill import Visit, fill, nothing, unseen, watched
 from .names import Place, places
 from .quantize import Quantiser
 from .tensors import TensorSource
 
 HEAD_DIM = 128
 ROPE_AXES = (16, 56, 56)
+BLOCK = re.compile(r"(single_)?transformer_blocks\.\d+")
 
 
 @dataclass(frozen=True)
@@ -94,16 +95,30 @@ def load_transformer(
     quantiser: Quantiser | None = None,
     stays_on_host: Callable[[str], bool] = nothing,
     waits_on_host: Callable[[str], bool] = nothing,
+    visit: Visit = unseen,
 ) -> FluxTransformer2DModel:
     """The frozen transformer in evaluation mode. Layers that stay on the host are neither quantised nor moved; those that wait
-    there visit the card later (`offload.py`).
+    there visit the card later (`offload.py`). `visit` is told of each tensor before it is read.
 
     JobError when the file lacks a tensor or is no FLUX.
     """
     weights = open_weights(weights) if isinstance(weights, Path) else weights
     model = empty_transformer(weights.shape)
-    fill(model, weights.read, dtype, device, quantiser, stays_on_host=stays_on_host, waits_on_host=waits_on_host)
+    read = watched(weights.read, visit)
+    fill(model, read, dtype, device, quantiser, stays_on_host=stays_on_host, waits_on_host=waits_on_host)
     return model
+
+
+def by_block(shape: FluxShape, progress: Callable[[int, int], None]) -> Visit:
+    """Tells, at each tensor, how many of the transformer's blocks are done."""
+    blocks: dict[str, None] = {}  # those that were begun
+
+    def visit(name: str) -> None:
+        if block := BLOCK.match(name):
+            blocks[block[0]] = None
+        progress(max(0, len(blocks) - 1), shape.num_double + shape.num_single)
+
+    return visit
 
 
 def config(shape: FluxShape) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from transformers import (
 from ..errors import JobError
 from .dialects import open_clip, open_t5
 from .files import ModelFiles
-from .fill import Read, fill
+from .fill import Read, Visit, fill, unseen, watched
 from .flavours import Flavour
 from .quantize import make_quantiser
 from .tensors import TensorSource
@@ -100,26 +100,32 @@ class T5Encoder:
         return self.model(input_ids=ids.to(self.model.device)).last_hidden_state.cpu(), text_mask_BL
 
 
-def clip_encoder(files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device) -> ClipEncoder:
+def clip_encoder(
+    files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device, visit: Visit = unseen
+) -> ClipEncoder:
     """CLIP of these files, ready to encode."""
-    model = load_clip(files.clip_l, encoding.dtype, device, encoding.clip_precision)
+    model = load_clip(files.clip_l, encoding.dtype, device, encoding.clip_precision, visit)
     return ClipEncoder(model, load_tokenizer(files.clip_tokenizer), flavour.clip_max_length)
 
 
-def t5_encoder(files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device) -> T5Encoder:
+def t5_encoder(
+    files: ModelFiles, flavour: Flavour, encoding: EncoderFormat, device: torch.device, visit: Visit = unseen
+) -> T5Encoder:
     """T5 of these files, ready to encode."""
-    model = load_t5(files.t5, encoding.dtype, device, encoding.t5_precision)
+    model = load_t5(files.t5, encoding.dtype, device, encoding.t5_precision, visit)
     return T5Encoder(model, load_tokenizer(files.t5_tokenizer), flavour.t5_max_length)
 
 
-def load_clip(path: Path, dtype: torch.dtype, device: torch.device, precision: str = "no_change") -> CLIPTextModel:
+def load_clip(
+    path: Path, dtype: torch.dtype, device: torch.device, precision: str = "no_change", visit: Visit = unseen
+) -> CLIPTextModel:
     """CLIP's text tower; JobError when the file is something else."""
     source = open_clip(path)
     config = clip_config(source)
     with torch.device("meta"):
         model = CLIPTextModel(config)
     prefix = CLIP_PREFIX if next(iter(model.state_dict())).startswith(CLIP_PREFIX) else ""  # transformers 5 dropped it
-    _fill(model, source, lambda name: source.read(name.removeprefix(prefix)), dtype, device, precision)
+    _fill(model, source, lambda name: source.read(name.removeprefix(prefix)), dtype, device, precision, visit)
     positions = torch.arange(config.max_position_embeddings, device=device).unsqueeze(0)
     for module in model.modules():
         if "position_ids" in module._buffers:  # not stored in the file, so still on the meta device
@@ -127,12 +133,14 @@ def load_clip(path: Path, dtype: torch.dtype, device: torch.device, precision: s
     return model
 
 
-def load_t5(path: Path, dtype: torch.dtype, device: torch.device, precision: str = "no_change") -> T5EncoderModel:
+def load_t5(
+    path: Path, dtype: torch.dtype, device: torch.device, precision: str = "no_change", visit: Visit = unseen
+) -> T5EncoderModel:
     """T5's encoder; JobError when the file is something else."""
     source = open_t5(path)
     with torch.device("meta"):
         model = T5EncoderModel(t5_config(source))
-    _fill(model, source, source.read, dtype, device, precision, frozenset({"encoder.embed_tokens"}))
+    _fill(model, source, source.read, dtype, device, precision, visit, frozenset({"encoder.embed_tokens"}))
     model.encoder.set_input_embeddings(model.shared)
     return model
 
@@ -217,10 +225,11 @@ def _fill(
     dtype: torch.dtype,
     device: torch.device,
     precision: str,
+    visit: Visit,
     leave_out: frozenset[str] = frozenset(),
 ) -> None:
     quantiser = make_quantiser(precision, device, UNQUANTISED_TEXT.get(precision, ()))
     try:
-        fill(model, read, dtype, device, quantiser, leave_out=leave_out)
+        fill(model, watched(read, visit), dtype, device, quantiser, leave_out=leave_out)
     except KeyError as error:
         raise JobError(f"{source.path} lacks the tensor {error}; download or copy it again") from None

@@ -78,19 +78,21 @@ def judge(phases: tuple[Phase, ...], room: Room) -> str:
     return FITS if max(shares) <= TIGHT else IS_TIGHT if max(shares) <= 1 else TOO_BIG
 
 
-def ready_memory(setup: Setup) -> None:
-    """Before a run: JobError where it does not fit, with what would. What is small by any measure is not rehearsed."""
+def ready_memory(setup: Setup) -> Plan | None:
+    """Before a run: its plan, JobError where it does not fit, with what would. None where nothing is rehearsed: what is small,
+    or not to be checked."""
     if is_surely_small(setup, room_here(setup.device)):
-        return
+        return None
     give_back_at_once()
     if setup.job.training.skip_memory_check:
-        return
+        return None
     plan = make_plan(setup)
     if plan.verdict == TOO_BIG:
         raise JobError(
             f"this run does not fit into the memory there is:\n{describe(plan)}\n"
             "or set training.skip_memory_check to start it all the same"
         )
+    return plan
 
 
 def is_surely_small(setup: Setup, room: Room) -> bool:

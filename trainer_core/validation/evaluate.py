@@ -31,17 +31,20 @@ RISES = 3  # evaluations in a row
 
 def evaluate(
     setup: Setup, transformer: FluxTransformer2DModel, caches: Caches, context: RunContext
-) -> dict[str, dict[str, float]]:
-    """{dataset: {sigma: mean loss}} of the transformer as it is now."""
+) -> dict[str, dict[str, float]] | None:
+    """{dataset: {sigma: mean loss}} of the transformer as it is now; None after a wish to stop."""
     spec = setup.job.validation
     chosen = choose(setup.eval_samples, spec.num_eval_images)
     sigmas = (torch.arange(spec.eval_timesteps) + 0.5) / spec.eval_timesteps
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(sigmas)))
     transformer.eval()
+    progress = context.progress("evaluate")
     for number, sample in enumerate(chosen):
-        context.events.phase("evaluate", number, len(chosen))
+        if context.should_stop():
+            return None
+        progress(number, len(chosen))
         sums[sample.dataset_id] += losses_of(setup, transformer, sample, caches, sigmas)
-    context.events.phase("evaluate", len(chosen), len(chosen))
+    progress(len(chosen), len(chosen))
     counts = {name: sum(sample.dataset_id == name for sample in chosen) for name in sums}
     return {
         name: {f"{sigma:.4g}": loss / counts[name] for sigma, loss in zip(sigmas.tolist(), total.tolist(), strict=True)}

@@ -57,6 +57,8 @@ def render_shots(
             break
         vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
         for shot, latent in zip(shots, latents, strict=True):
+            if context.should_stop():
+                break
             picture = to_png(vae.decode(latent.unsqueeze(0))[0])
             write_atomically(paths[shot], picture)
             if step == 0:
