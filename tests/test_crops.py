@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from support import make_pictures
 from trainer_core.data.buckets import Fit
@@ -60,6 +61,11 @@ def test_without_crop_a_picture_keeps_its_shape_and_with_it_becomes_square():
     assert placed(1920, 1080) == ((1344, 768), (Fit(1365, 768, 10, 0),))
     assert placed(1920, 1080, crop=True) == ((1024, 1024), (Fit(1820, 1024, 398, 0),))
     assert placed(1920, 1080, crop=True, crop_aspect="preserve") == placed(1920, 1080)
+
+
+def test_weights_of_aspects_are_refused_where_the_closest_is_taken():
+    with pytest.raises(ValidationError, match="weights in crop_aspect_buckets have no effect with crop_aspect 'closest'"):
+        DatasetSpec(instance_data_dir="x", crop=True, crop_aspect="closest", crop_aspect_buckets=("1", "1.5: 2"))
 
 
 def test_the_closest_of_the_listed_aspects_is_cropped_to():

@@ -1,6 +1,5 @@
 """The held-out loss: the same number whenever the adapter is the same, and only then."""
 
-
 import pytest
 import torch
 

@@ -106,7 +106,7 @@ def test_a_prompt_from_before_the_new_inputs_still_works(server: Server, example
 
 
 def test_every_option_reaches_the_dataset(server: Server, example: Prompt, folder: Path) -> None:
-    crop = CROP | {"crop": True, "crop_aspect": "closest", "crop_aspect_buckets": "1\n1.5: 2\n", "background": "grey"}
+    crop = CROP | {"crop": True, "crop_aspect": "closest", "crop_aspect_buckets": "1\n1.5\n", "background": "grey"}
     captions = CAPTIONS | {"shuffle_tags": True, "keep_tags": 1, "caption_variants": 3}
     sampling = SAMPLING | {"probability": 2.0, "start_step": 1, "max_num_samples": 5}
     chain = {
@@ -121,7 +121,7 @@ def test_every_option_reaches_the_dataset(server: Server, example: Prompt, folde
         instance_data_dir=str(folder),
         trigger_word="ohwx",
         horizontal_flip=True,
-        **(crop | captions | sampling | {"crop_aspect_buckets": ("1", "1.5: 2")}),
+        **(crop | captions | sampling | {"crop_aspect_buckets": ("1", "1.5")}),
     )
     assert shown == str((expected,))
 

@@ -224,6 +224,9 @@ def _settle_crop(one: DatasetDraft) -> None:
     if fields.get("crop") and fields.get("crop_aspect") in LISTED_ASPECTS and not fields.get("crop_aspect_buckets"):
         fields.put("crop_aspect", "preserve")
         one.note(OTHERWISE, "crop_aspect", "preserve: crop_aspect_buckets lists no aspects to choose from")
+    elif fields.get("crop_aspect") == "closest" and any(":" in line for line in fields.get("crop_aspect_buckets") or ()):
+        fields.put("crop_aspect_buckets", tuple(line.partition(":")[0] for line in fields.get("crop_aspect_buckets")))
+        one.note(IDLE, "crop_aspect_buckets", "the weights: the closest aspect is taken, however often")
 
 
 def _about_the_others(pictures: list[DatasetDraft], conditions: dict[str, DatasetDraft]) -> None:

@@ -244,6 +244,14 @@ class DatasetSpec(Spec):
             raise ValueError(
                 f"crop_aspect {self.crop_aspect!r} needs crop_aspect_buckets; list the aspects, such as 0.75, 1, 1.5"
             )
+        if (
+            self.crop
+            and self.crop_aspect == "closest"
+            and any(weight != 1 for _, weight in parse_aspects(self.crop_aspect_buckets))
+        ):
+            raise ValueError(
+                "the weights in crop_aspect_buckets have no effect with crop_aspect 'closest'; write the aspects alone"
+            )
         if 0 < self.end_step <= self.start_step:
             raise ValueError(f"end_step {self.end_step} is not after start_step {self.start_step}")
         return self
