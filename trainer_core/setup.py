@@ -97,6 +97,11 @@ def encoding_of(base: BaseModelSpec) -> EncoderFormat:
     return EncoderFormat(DTYPES[base.mixed_precision], base.text_encoder_1_precision, base.text_encoder_2_precision)
 
 
+def trigger_word_of(job: TrainJob) -> str:
+    """What <token> stands for in prompts: the first trigger word of the datasets, or nothing."""
+    return next((dataset.trigger_word.strip() for dataset in job.datasets if dataset.trigger_word.strip()), "")
+
+
 def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = lambda done, total: None) -> Setup:
     """Check the job against its files and pictures; JobError says what to mend. `progress` is that of looking at the pictures,
     and what was learned of them is remembered below `cache_dir`."""
@@ -142,8 +147,7 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     check_turns(job, samples, num_steps)
     spans = resolve_routes(job.routes, shape.num_double + shape.num_single, num_steps)
     captions = list(dict.fromkeys(sample.caption for sample in samples))
-    trigger_word = next((dataset.trigger_word.strip() for dataset in job.datasets if dataset.trigger_word.strip()), "")
-    shots = make_shots(job.validation, flavour, captions, trigger_word)
+    shots = make_shots(job.validation, flavour, captions, trigger_word_of(job))
     sampler = sampler_settings(job.validation, flavour)
     warn_of_idle(job, shape, sampler, len(shots))
     return Setup(

@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from .adapter.dropout import find_dropouts
+from .asked import ready_asked
 from .caching import fill_caches
 from .commands import CONTINUE, PAUSE, SAMPLE, SAVE
 from .context import RunContext
@@ -206,7 +207,7 @@ def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) ->
         elif command.name == SAVE:
             save_state(setup, trainee, context)
         elif command.name == SAMPLE:
-            make_pictures(setup, trainee, caches, context, step=step)
+            picture(setup, trainee, caches, context, command.prompt)
         elif command.name == PAUSE and not paused:
             save_state(setup, trainee, context)
             context.events.emit("paused", step=step)
@@ -217,6 +218,16 @@ def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) ->
     if context.should_stop():
         save_state(setup, trainee, context)
         context.stop_if_wanted()
+
+
+def picture(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, prompt: str) -> None:
+    """The job's own prompts as the adapter is now, or, if there is one, the prompt that somebody typed in."""
+    if not prompt:
+        make_pictures(setup, trainee, caches, context, step=trainee.history.step)
+        return
+    asked = ready_asked(setup, caches, context, prompt)
+    if asked is not None:
+        make_pictures(asked[0], trainee, asked[1], context, step=trainee.history.step)
 
 
 def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, *, step: int) -> list[Path]:

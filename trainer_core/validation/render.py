@@ -26,7 +26,7 @@ from ..setup import Setup
 from ..specs.flow import FlowSpec
 from .pictures import draw_pair
 from .sample import Encoded, sample_latents
-from .shots import Canvas, Shot
+from .shots import Canvas, Shot, place_of
 
 
 def render_shots(
@@ -63,11 +63,12 @@ def render_shots(
             write_atomically(paths[shot], picture)
             if step == 0:
                 write_atomically(_known_path(setup, shot, context), picture)
-            compared = _compare(shot, paths[shot], context, step=step, ema=ema) if step else None
+            base_is_there = step and context.run_dir.sample_path(0, shot.name).exists()
+            compared = _compare(shot, paths[shot], context, step=step, ema=ema) if base_is_there else None
             context.events.emit(
                 "sample",
                 step=step,
-                index=setup.shots.index(shot),
+                index=place_of(shot, setup.shots),
                 prompt=shot.prompt,
                 path=str(paths[shot]),
                 compared=compared and str(compared),

@@ -13,6 +13,7 @@ from ..flux.vae import DOWNSCALE
 from ..specs.prompts import TOKEN, parse_library
 from ..specs.validation import ValidationSpec, parse_sizes
 
+ASKED = "_asked-"  # begins the name of what somebody typed in while the run trains; no prompt of the job has such a name
 UNIT = 2 * DOWNSCALE  # pixels of a token's edge
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ class Shot(NamedTuple):
     prompt: str
     negative_prompt: str
     canvas: Canvas
+
+
+def place_of(shot: Shot, shots: Sequence[Shot]) -> int | None:
+    """The number of the job's prompt; None of one that somebody typed in."""
+    return None if shot.name.startswith(ASKED) else shots.index(shot)
 
 
 def make_shots(spec: ValidationSpec, flavour: Flavour, captions: Sequence[str], trigger_word: str) -> tuple[Shot, ...]:
