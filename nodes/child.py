@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..trainer_core.commands import STOP
-from ..trainer_core.diagnosis import diagnose, last_lines
+from ..trainer_core.diagnosis import diagnose, last_lines, note_exit
 from ..trainer_core.errors import JobError
 from ..trainer_core.events import EventReader, Listener
 from ..trainer_core.job import TrainJob
@@ -180,7 +180,9 @@ def _outcome(code: int, run: RunDir) -> dict[str, Any]:
         raise JobError(report["error"])
     if code == STOPPED:
         raise JobError(f"training was stopped from outside at step {report['stopped_at']}; queue again to go on")
-    raise RuntimeError(_death("the training", code, run.log_path))
+    death = _death("the training", code, run.log_path)
+    note_exit(run.log_path, code)
+    raise RuntimeError(death)
 
 
 def _death(what: str, code: int, log_path: Path) -> str:

@@ -175,14 +175,14 @@ class Batch(NamedTuple):
 
 
 def _folders() -> list[str]:
-    """The pack's own, then the folders below ComfyUI's input folder that hold pictures."""
+    """The pack's own, then the folders below ComfyUI's input folder that hold pictures; hidden ones may be uploads."""
     root = input_dir()
     found = (
         Path(folder).relative_to(root).as_posix()
         for folder, _, files in os.walk(root)
         if any(Path(file).suffix.lower() in PICTURE_SUFFIXES for file in files)
     )
-    return [*DEMO_FOLDERS, *sorted(name for name in found if name != ".")]
+    return [*DEMO_FOLDERS, *sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))]
 
 
 def _watched() -> Callable[[int, int], None]:

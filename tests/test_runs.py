@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from node_files import node_file
 
 from trainer_core.cli import main
 from trainer_core.event_file import newest_events, read_page, within
@@ -160,6 +161,15 @@ def test_who_dies_without_a_word_is_said_to_go_on(tmp_path):
     summary = summarise(make_run(tmp_path / "cat-1", STARTED, *steps(1, 3), log="train: 3%\n"))
     assert summary.state == "interrupted"
     assert "queue the graph again to go on" in summary.message and summary.message.endswith("\ntrain: 3%")
+
+
+def test_a_killed_child_leaves_its_exit_code_for_the_diagnosis(tmp_path):
+    run = make_run(tmp_path / "cat-1", STARTED, *steps(1, 3), log="train: 1%\rtrain: 3%")
+    with pytest.raises(RuntimeError, match="exit code -9"):
+        node_file("child")._outcome(-9, run)
+    summary = summarise(run)
+    assert summary.state == "interrupted" and summary.message.startswith("the system or somebody killed the process")
+    assert summary.message.endswith("\ntrain: 3%\nthe process ended with exit code -9")
 
 
 @pytest.mark.parametrize(

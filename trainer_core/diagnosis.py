@@ -6,10 +6,11 @@ here: ComfyUI's side asks.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+EXIT_NOTE = "the process ended with exit code"
 LINES = 60  # at the end of a log, in which the reason is looked for
 TAIL_BYTES = 64 << 10
 LINE_CHARACTERS = 1000
@@ -120,6 +121,18 @@ def last_lines(path: Path, count: int = LINES) -> list[str]:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         text = file.read().decode("utf-8", "replace")
     return text.splitlines()[-count:]
+
+
+def note_exit(path: Path, code: int) -> None:
+    """Put the exit code behind the last line of a log, for those who read it later. Writes the disk."""
+    with path.open("ab") as file:
+        file.write(f"\n{EXIT_NOTE} {code}\n".encode())
+
+
+def noted_exit(lines: Sequence[str]) -> int | None:
+    """The exit code that stands behind the last line, or None."""
+    note, _, code = lines[-1].rpartition(" ") if lines else ("", "", "")
+    return int(code) if note == EXIT_NOTE else None
 
 
 def _sentence(cause: Cause) -> str:

@@ -20,6 +20,7 @@ PATHS = ("path", "compared", "lora")  # fields of events that name a file
 LONGEST_LINE = 1 << 24  # in bytes; no event is near that
 PAGE_BYTES = 2 << 20
 _KIND = re.compile(rb'"event": ?"(\w{1,40})"')
+_HUGE = re.compile(rb"[eE]\+?\d{3}")  # a number that may be too large for a float
 _KIND_WITHIN = 120  # bytes from the beginning of a line
 
 
@@ -100,12 +101,20 @@ def _lines_backwards(path: Path) -> Iterator[bytes]:
 def _parse(line: bytes) -> Event | None:
     """The event of a line, or None; numbers that JSON does not have become null."""
     try:
-        event = json.loads(line, parse_constant=lambda name: None, parse_float=_finite)
+        event = (_careful if _HUGE.search(line) else _usual).decode(line.decode())
     except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else None
 
 
+def _null(name: str) -> None:
+    """What stands for NaN and Infinity."""
+
+
 def _finite(text: str) -> float | None:
     value = float(text)
     return value if math.isfinite(value) else None
+
+
+_usual = json.JSONDecoder(parse_constant=_null)
+_careful = json.JSONDecoder(parse_constant=_null, parse_float=_finite)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .data.find import Stamp
-from .diagnosis import diagnose
+from .diagnosis import diagnose, noted_exit
 from .event_file import first_event, newest_events
 from .events import FIELDS, Event
 from .run_dir import RunDir, read_json
@@ -198,7 +198,7 @@ def _state(run: RunDir, job: _Job, told: _Told, is_busy: bool) -> tuple[str, str
         return STOPPED, None
     if last.get("event") == "error":
         return FAILED, str(last.get("message"))
-    has_spoken, cause = TRACEBACK in lines, diagnose(None, lines)
+    has_spoken, cause = TRACEBACK in lines, diagnose(noted_exit(lines), lines)
     shown = [cause or ("" if has_spoken else SILENT), *lines[-LINES_SHOWN:]]
     return (FAILED if has_spoken else INTERRUPTED), "\n".join(filter(None, shown))
 
