@@ -9,12 +9,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer_core.errors import JobError
-from ..trainer_core.run_dir import RunDir
 from ..trainer_core.saved import BEST
 from .child import compare
 from .folders import home_dir
 from .offers import copy_lora
+from .permissions import own_run
 from .pictures import load_pictures
 from .widgets import CATEGORY, TrainRun, completed, text
 
@@ -53,9 +52,7 @@ class CompareCheckpoints(io.ComfyNode):
 
         values = completed(cls, values)
         save_as = values["save_as"].strip()
-        run_dir = RunDir(Path(run))
-        if not run_dir.job_path.exists():
-            raise JobError(f"CompareCheckpoints: {run} holds no run; if it was deleted, train it again under another name")
+        run_dir = own_run(run, "CompareCheckpoints")
         copied = str(copy_lora(run_dir, values["winner"], save_as)) if save_as else ""
         management.unload_all_models()
         with tempfile.TemporaryDirectory() as folder:

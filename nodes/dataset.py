@@ -23,6 +23,7 @@ from ..trainer_core.specs.training import TrainingSpec
 from .dataset_options import joined
 from .folders import home_dir, input_dir
 from .model_files import ComfyPlaces
+from .permissions import check_part, is_readable
 from .pictures import keep_batch, to_batch
 from .widgets import (
     CATEGORY,
@@ -102,7 +103,10 @@ class DatasetBucket(io.ComfyNode):
         places = [values.get(name, "") for name in ("folder", "path", *READ_BY_DATASETS)]
         if None in places:
             return float("nan")
-        return dataset_digest("" if "images" in values else chosen_folder(*places[:2], ComfyPlaces()), *places[2:])
+        read = ["" if "images" in values else str(chosen_folder(*places[:2], ComfyPlaces())), *places[2:]]
+        if not all(is_readable(Path(place.strip()).expanduser()) for place in filter(None, read)):
+            return ""  # and `execute` refuses it
+        return dataset_digest(*read)
 
     @classmethod
     def execute(
@@ -128,6 +132,7 @@ class DatasetBucket(io.ComfyNode):
         name = values.pop("id").strip() or Path(values["instance_data_dir"]).name
         values["id"] = _distinct(name, {spec.id for spec in previous_dataset})
         spec = read_spec("datasets", [values], "DatasetBucket")[0]
+        check_part(spec, "DatasetBucket")
         flavour, training = model.model_flavour if model else "dev", training or TrainingSpec()
         index = index_datasets((spec,), FLAVOURS[flavour], home_dir() / "cache", _watched())
         index = settle_small_buckets(index, (spec,), training.train_batch_size)

@@ -16,6 +16,7 @@ from ..trainer_core.specs.training import TrainingSpec
 from .child import check
 from .folders import home_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
+from .permissions import check_job
 from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
@@ -61,6 +62,7 @@ class TrainingPlan(io.ComfyNode):
         training = (options or TrainingSpec()).model_copy(update={"device": comfy_device()})
         parts = {"base": model, "datasets": dataset, "training": training.model_dump(), **specs}
         job = parse_job({"name": "plan", **parts}, "TrainingPlan")
+        check_job(job, "TrainingPlan")
         with tempfile.TemporaryDirectory() as folder:
             chart = Path(folder) / "plan.png"
             on_tick = management.throw_exception_if_processing_interrupted

@@ -24,6 +24,7 @@ from .child import train
 from .folders import home_dir, loras_dir, output_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .offers import offer
+from .permissions import check_job
 from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
@@ -86,6 +87,7 @@ class TrainLoRA(io.ComfyNode):
         training |= {"max_train_steps": max_train_steps, "seed": seed, "device": comfy_device()}
         parts = {"base": model, "datasets": dataset, "training": training, **specs}
         job = parse_job({"name": name, **parts, "metadata": _metadata(cls.hidden)}, "TrainLoRA")
+        check_job(job, "TrainLoRA")
         result = train(
             job,
             home_dir(),

@@ -1,13 +1,11 @@
 """LoadTrainedFlux: MODEL, CLIP and VAE of the very files that a run was trained on, with its LoRA applied."""
 
-from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer_core.errors import JobError
-from ..trainer_core.run_dir import RunDir
 from ..trainer_core.saved import FINAL, find_lora
+from .permissions import own_run
 from .widgets import CATEGORY, TrainRun, completed
 
 
@@ -49,9 +47,7 @@ class LoadTrainedFlux(io.ComfyNode):
     @classmethod
     def execute(cls, run: str, **values: Any) -> io.NodeOutput:
         values = completed(cls, values)
-        run_dir = RunDir(Path(run))
-        if not run_dir.job_path.exists():
-            raise JobError(f"LoadTrainedFlux: {run} holds no run; if it was deleted, train it again under another name")
+        run_dir = own_run(run, "LoadTrainedFlux")
         lora = find_lora(run_dir, values["checkpoint"])
         from .comfy_flux import apply_lora, load_flux
 

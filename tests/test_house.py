@@ -16,6 +16,7 @@ LIGHT = {
     "specs",
     *(f"specs.{path.stem}" for path in (ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
     "job_file",
+    "job_paths",
     "commands",
     "diagnosis",
     "events",

@@ -39,6 +39,7 @@ CONTRACT = {
     "trainer_core.flux.flavours",
     "trainer_core.job",
     "trainer_core.job_file",
+    "trainer_core.job_paths",
     "trainer_core.pico",
     "trainer_core.graph_parts",
     "trainer_core.presets",

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -90,6 +91,8 @@ def start_server(comfyui: Path, python: Path, base_dir: Path) -> Server:
     for name in ("custom_nodes", "models", "input", "output", "user"):
         (base_dir / name).mkdir(parents=True)
     (base_dir / "custom_nodes" / PACK_NAME).symlink_to(PACK_ROOT, target_is_directory=True)
+    allowed = {"read_folders": [tempfile.gettempdir()]}  # what the tests make for themselves
+    (base_dir / "user" / "flux_lora_studio.json").write_text(json.dumps(allowed), encoding="utf-8")
     port = _free_port()
     command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", base_dir]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
