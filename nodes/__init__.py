@@ -14,6 +14,7 @@ comes back; what travels on the wires are plain values (specs, paths, ComfyUI's 
     guider.py          AdaptiveGuider           adaptive_cfg.py   its arithmetic
     routes.py          what the page asks: runs, events, pictures, commands; http_requests.py says which requests are refused
     attached.py        which runs are being trained now, told to the page
+    permissions.py     what a workflow may read besides ComfyUI's own folders
     pictures.py        pictures between files and IMAGE; folders.py  where everything is kept
 
 Importing this package costs milliseconds: torch and comfy.* are imported inside the functions that need them, and only
