@@ -1,7 +1,7 @@
 """AdaptiveGuider: real CFG only where it matters, for SamplerCustomAdvanced.
 
 The sampler works long after this node has, so what was done cannot be an output of it. The page is told by a message after
-each run, and shows it on the node (`web/js/guider_report.js`); the log has one line of it.
+each run, and shows it on the node (`web/guider_report.js`); the log has one line of it.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ from pathlib import Path
 import folder_paths
 
 from ..trainer_core.errors import JobError
-from ..trainer_core.graph_parts import NO_FILE
+from ..trainer_core.graph_parts import NO_FILE, PREVIEW_DECODER
 from .folders import input_dir
 
 GGUF_KEYS = {"diffusion_models": ("unet_gguf",), "text_encoders": ("clip_gguf",)}
@@ -40,6 +40,11 @@ class ComfyPlaces:
             "clip_tokenizer_path": str(comfy_dir / "sd1_tokenizer"),
             "t5_tokenizer_path": str(comfy_dir / "text_encoders" / "t5_tokenizer"),
         }
+
+    def preview_decoder(self) -> dict[str, str]:
+        """What ComfyUI's own previews of FLUX are made with."""
+        path = folder_paths.get_full_path("vae_approx", PREVIEW_DECODER)
+        return {"preview_decoder_path": str(Path(path).absolute())} if path else {}
 
     def input_dir(self) -> Path:
         return input_dir()

@@ -58,6 +58,7 @@ SELDOM_TOUCHED = frozenset(
         "t5_mask_mode",
         # the pictures
         "num_eval_images",
+        "eval_masked",
         "eval_timesteps",
         "validation_no_cfg_until_timestep",
         "validation_cfg_threshold",
@@ -74,5 +75,7 @@ SELDOM_TOUCHED = frozenset(
         "skip_memory_check",
         "data_backend_sampling",
         "cache_size_limit",
+        "report_to",
+        "tracker_project_name",
     }
 )

@@ -104,7 +104,7 @@ class TrainLoRA(io.ComfyNode):
 
 
 class NodeProgress:
-    """A listener that shows events on a node: the bar of the phase, and the newest sample.
+    """A listener that shows events on a node: the bar of the phase, and the newest sample, also while it is made.
 
     ComfyUI could show a line of text as well (send_progress_text), but its browser side would save that text into the workflow
     as if it were the value of one more widget.
@@ -121,7 +121,7 @@ class NodeProgress:
             self._bar.update_absolute(event["done"], event["total"])
         elif kind == "step":
             self._bar.update_absolute(event["step"], event["steps"])
-        elif kind == "sample":
+        elif kind in ("preview", "sample"):
             with Image.open(event["path"]) as file:
                 preview = ("JPEG", file.convert("RGB"), PREVIEW_PIXELS)
             self._bar.update_absolute(self._bar.current, preview=preview)

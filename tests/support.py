@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -80,11 +81,12 @@ class Command:
     In this process, which saves the imports' ten seconds; `in_child=True` starts a real process.
     """
 
-    def __init__(self, *arguments: object, in_child: bool = False):
+    def __init__(self, *arguments: object, in_child: bool = False, environment: dict[str, str] | None = None):
         words = [*map(str, arguments), "--json"]
         if in_child:
             command = [sys.executable, "-m", "trainer_core", *words]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+            env = os.environ | (environment or {})
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
             self.code, self.stdout, self.stderr = done.returncode, done.stdout, done.stderr
         else:
             out, err = io.StringIO(), io.StringIO()

@@ -1,6 +1,7 @@
 """CLIP score and likeness, by a small CLIP of random weights: the numbers are what the formulas say, and they are kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizerFast
 
 from support import job_data, run_in_process
+from trainer_core.compare import compare
 from trainer_core.data.images import load_rgb
 from trainer_core.errors import JobError
 from trainer_core.job_file import parse_job
+from trainer_core.run_dir import RunDir
 from trainer_core.setup import prepare
 from trainer_core.validation.clip_score import ClipJudge
 
@@ -77,12 +80,16 @@ def test_every_picture_of_a_run_is_scored_once_and_the_scores_stay(data, tmp_pat
     assert [event["clip_score"] for event in told] == [score["clip_score"] for score in result["scores"]]
 
 
-def test_a_missing_clip_is_told_before_any_training(data, tmp_path, cache):
+def test_a_missing_clip_is_told_before_anything_is_loaded(data, clip, tmp_path):
     with pytest.raises(JobError, match="needs pretrained_evaluation_model_name_or_path"):
         parse_job(data | {"validation": data["validation"] | {"pretrained_evaluation_model_name_or_path": ""}})
     data["validation"]["pretrained_evaluation_model_name_or_path"] = str(tmp_path / "none")
     with pytest.raises(JobError, match="no CLIP could be read from"):
-        run_in_process(parse_job(data), tmp_path, cache)
+        prepare(parse_job(data))
+    shutil.copytree(clip, tmp_path / "none")
+    (tmp_path / "none" / "model.safetensors").unlink()
+    with pytest.raises(JobError, match=r"it has no model\.safetensors"):
+        prepare(parse_job(data))
 
 
 def test_likeness_is_higher_for_the_training_pictures_than_for_noise(clip, data, tmp_path):
@@ -91,3 +98,19 @@ def test_likeness_is_higher_for_the_training_pictures_than_for_noise(clip, data,
     noise = Image.effect_noise((64, 64), 100).convert("RGB")
     one, other = judge.judge([load_rgb(samples[0].path), noise], ["a", "a"])
     assert one.likeness > other.likeness
+
+
+def test_scores_stand_under_the_pictures_of_a_comparison(data, tmp_path, cache):
+    training = data["training"] | {"max_train_steps": 2}
+    result = run_in_process(parse_job(data | {"training": training}), tmp_path, cache)
+    report = compare(RunDir(Path(result["run_dir"])), ["final"], [1.0], tmp_path / "grid.png", cache)
+    base, final = report["rows"]
+    measured = {score["picture"]: (score["clip_score"], score["likeness"]) for score in result["scores"]}
+    for row, step in ((base, 0), (final, 2)):
+        for score, name in zip(row["scores"], ("00", "01"), strict=True):
+            expected = pytest.approx(measured[f"step-{step:06d}/{name}"], abs=0.05)
+            assert (score["clip_score"], score["likeness"]) == expected
+    assert report["text"].count("CLIP score") == 2
+    grid = Image.open(report["grid"]).convert("RGB")
+    under = grid.crop((190, 56 + 128, 190 + 128, 56 + 128 + 16))  # the line between the first picture and the next row
+    assert len(under.getcolors()) > 1

@@ -1,9 +1,11 @@
 """After training: which LoRA is meant, and checkpoints side by side."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from support import Command, job_data, run_in_process
@@ -65,7 +67,7 @@ def test_a_run_that_was_stopped_has_its_latest_checkpoint(data, cache, tmp_path)
         run_in_process(job, tmp_path, cache, stop_before=3)
     stopped = run_dir_for(job, tmp_path)
     assert find_lora(stopped, "latest").step == list_steps(stopped)[-1] == 3
-    assert held_out_losses(stopped).keys() == {0, 2}
+    assert held_out_losses(stopped).keys() == {0, 2} and find_lora(stopped, "best").step == 2
     with pytest.raises(JobError, match=r"has no LoRA 'final'; there is: 2, 3"):
         find_lora(stopped, "final")
 
@@ -73,12 +75,10 @@ def test_a_run_that_was_stopped_has_its_latest_checkpoint(data, cache, tmp_path)
 def test_checkpoints_stand_side_by_side_as_the_run_pictured_them(finished, cache, tmp_path):
     report = compare(finished, ["2", "final", "ema"], [1.0], tmp_path / "grid.png", cache)
     losses = held_out_losses(finished)
-    assert [(row["label"], row["held_out_loss"]) for row in report["rows"]] == [
-        ("base", losses[0]),
-        ("step 2, strength 1", losses[2]),
-        ("step 6, strength 1", losses[6]),
-        ("step 6 (average), strength 1", None),
-    ]
+    *rows, average = [(row["label"], row["held_out_loss"]) for row in report["rows"]]
+    assert rows == [("base", losses[0]), ("step 2, strength 1", losses[2]), ("step 6, strength 1", losses[6])]
+    assert average[0] == "step 6 (average), strength 1"
+    assert average[1] is not None and average[1] not in losses.values()
     grid = Image.open(report["grid"]).convert("RGB")
     for row, step in ((0, 0), (2, 6)):
         for column, name in enumerate(("ball", "tall")):
@@ -92,11 +92,50 @@ def test_checkpoints_stand_side_by_side_as_the_run_pictured_them(finished, cache
 def test_strength_scales_and_zero_is_the_base(finished, cache, tmp_path):
     report = compare(finished, ["final"], [0.0, 0.5, 1.0], tmp_path / "grid.png", cache)
     assert [row["label"] for row in report["rows"]] == ["base", "step 6, strength 0.5", "step 6, strength 1"]
-    assert report["rows"][1]["held_out_loss"] is None
+    losses = [row["held_out_loss"] for row in report["rows"]]
+    assert None not in losses and len(set(losses)) == 3
     grid = Image.open(report["grid"]).convert("RGB")
     base, half, full = (grid.crop((190, 56 + row * 134, 318, 184 + row * 134)).tobytes() for row in range(3))
     distance = lambda one, other: sum(abs(a - b) for a, b in zip(one, other, strict=True))  # noqa: E731
     assert 0 < distance(base, half) < distance(base, full)
+
+
+def test_the_loss_of_a_checkpoint_is_the_same_in_another_process_and_with_other_threads(finished, cache):
+    """To the last digit there, and to 1e-5 where torch adds up in another order. And it is what the run measured."""
+    words = ("evaluate", finished.root, "--checkpoints", "4, ema", "--cache", cache)
+    threads = torch.get_num_threads()
+    here, there = Command(*words), Command(*words, in_child=True, environment={"OMP_NUM_THREADS": str(threads)})
+    assert here.code == there.code == 0, there.stderr
+    assert here.report == there.report
+    rows = {row["label"]: row for row in here.report["rows"]}
+    assert rows.keys() == {"base", "step 4, strength 1", "step 6 (average), strength 1"}
+    torch.set_num_threads(3 - min(threads, 2))
+    try:
+        others = {row["label"]: row for row in Command(*words).report["rows"]}
+    finally:
+        torch.set_num_threads(threads)
+    for label, row in rows.items():
+        assert others[label]["loss"] == pytest.approx(row["loss"], rel=1e-5)
+        assert row["by_dataset"].keys() == {"pictures held out"} and len(row["by_dataset"]["pictures held out"]) == 2
+    for label, step in (("base", 0), ("step 4, strength 1", 4)):
+        assert rows[label]["loss"] == pytest.approx(held_out_losses(finished)[step], rel=1e-6)
+
+
+def test_nothing_is_measured_where_the_pictures_are_gone_and_that_is_said(finished, cache, data, tmp_path, caplog):
+    moved = tmp_path / "moved"
+    shutil.copytree(finished.root, moved)
+    job = finished.job().model_dump(mode="json")
+    job["datasets"][0]["instance_data_dir"] = str(tmp_path / "gone")
+    (moved / "job.json").write_text(json.dumps(job))
+    report = compare(RunDir(moved), ["2"], [0.5], tmp_path / "grid.png", cache)
+    assert [row["held_out_loss"] for row in report["rows"]] == [held_out_losses(finished)[0], None]
+    assert "what the run has not measured itself stays unknown" in caplog.text
+    manifest = json.loads((moved / "manifest.json").read_text())
+    (moved / "manifest.json").write_text(json.dumps(manifest | {"shots": []}))
+    with pytest.raises(JobError, match="has no prompts"):
+        compare(RunDir(moved), ["2"], [0.5], tmp_path / "grid.png", cache)
+    wrong = Command("evaluate", moved, "--cache", cache)
+    assert wrong.code == 2 and "has no pictures to measure its loss on" in wrong.report["error"]
 
 
 def test_the_command_compares_and_says_what_is_wrong(finished, cache, tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_masks import left_half, masks_for
 
 from support import encoded, job_data, make_pictures, run_in_process
 from trainer_core import flow
@@ -15,7 +16,11 @@ from trainer_core.history import Evaluation, History
 from trainer_core.job_file import parse_job
 from trainer_core.rng import generator
 from trainer_core.setup import prepare
-from trainer_core.validation.evaluate import choose, overfitting
+from trainer_core.validation.evaluate import choose, losses_of, overfitting
+
+
+def right_half(canvas, width, height):
+    canvas.rectangle((width // 2, 0, width, height), fill=255)
 
 
 @pytest.fixture
@@ -82,6 +87,21 @@ def test_eval_data_and_its_interval_go_together(data, pictures):
         parse_job(data)
     with pytest.raises(JobError, match="all are for evaluation"):
         parse_job({"datasets": [{"instance_data_dir": str(pictures), "dataset_type": "eval"}]})
+
+
+def test_masks_count_only_where_that_is_asked_for(tmp_path, pictures, cache):
+    """And then the two halves of a picture add up to the whole: a weight of 0 or 1 for each cell of the latent."""
+    losses, sigmas = {}, torch.tensor([0.3, 0.7])
+    base = load_transformer(PICO_FILES.transformer, torch.float32, torch.device("cpu"))
+    for name, draw, masked in (("whole", left_half, False), ("left", left_half, True), ("right", right_half, True)):
+        dataset = {"instance_data_dir": str(pictures), "mask_data_dir": str(masks_for(pictures, tmp_path / name, draw))}
+        dataset |= {"mask_background_weight": 0.0}
+        validation = {"num_held_out": 1, "eval_steps_interval": 1, "eval_masked": masked}
+        setup = prepare(parse_job(job_data(pictures, datasets=[dataset], validation=validation)))
+        (sample,) = setup.eval_samples
+        losses[name] = losses_of(setup, base, sample, encoded(setup.eval_samples, cache), sigmas)
+    torch.testing.assert_close(losses["left"] + losses["right"], losses["whole"])
+    assert losses["left"].min() > 0 and losses["right"].min() > 0
 
 
 # Pictures set aside

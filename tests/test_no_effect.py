@@ -73,6 +73,14 @@ CASES += [
     (TrainingSpec, "ema_decay", 0.9, [{}], [{"use_ema": True}]),
     (TrainingSpec, "ema_update_interval", 2, [{}], [{"use_ema": True}]),
     (TrainingSpec, "ema_validation", "comparison", [{}], [{"use_ema": True}]),
+    (
+        TrainingSpec,
+        "tracker_project_name",
+        "mine",
+        [{}, {"report_to": "tensorboard"}],
+        [{"report_to": c} for c in ("wandb", "all")],
+    ),
+    (ValidationSpec, "eval_masked", True, [{}], [{"eval_steps_interval": 10}]),
     (ValidationSpec, "num_eval_images", 4, [{}], [{"eval_steps_interval": 10}]),
     (ValidationSpec, "eval_timesteps", 2, [{}], [{"eval_steps_interval": 10}]),
     (ValidationSpec, "pretrained_evaluation_model_name_or_path", "a/clip", [{}], [{"evaluation_type": "clip"}]),
@@ -189,7 +197,7 @@ def test_what_only_the_whole_job_can_tell_is_warned_of_once(pictures, caplog):
     training = {"use_ema": True, "ema_validation": "comparison"}
     setup = prepare(parse_job(job_data(pictures, routes=[route], training=training)))
     assert [record.getMessage() for record in caplog.records] == [
-        "routes.0.keep_masked has no effect: no dataset has mask_data_dir",
+        "routes.0.keep_masked has no effect: no dataset has masks",
         "training.ema_validation has no effect: validation.num_validation_images is 0, so there are no pictures",
     ]
     caplog.clear()
@@ -213,6 +221,12 @@ def test_what_only_the_whole_job_can_tell_is_warned_of_once(pictures, caplog):
         "validation.validation_guidance",
         "validation.validation_negative_prompt",
     ]
+    caplog.clear()
+    judged = {"id": "judged", "dataset_type": "eval", "instance_data_dir": str(pictures), "alpha_is_mask": True}
+    job = parse_job(job_data(pictures, datasets=[FOLDER, judged], validation={"eval_steps_interval": 5}))
+    warn_of_idle(job, setup.shape, setup.sampler, num_prompts=0)
+    (record,) = caplog.records
+    assert "datasets.1.alpha_is_mask has no effect" in record.getMessage()
 
 
 def test_a_job_of_defaults_is_told_nothing(pictures, caplog):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from support import job_data, run_in_process, silent
 from trainer_core.data.encode import encode_captions, open_caches
@@ -66,6 +67,7 @@ def test_several_sizes_are_pictured_each_and_rounded_to_whole_tokens(caplog):
     [
         ("{", "is no JSON"),
         ("[1]", "is no JSON object"),
+        ("{}", "has no prompts; write it as"),
         ('{"a": "x", "a": "y"}', "has a twice"),
         ('{"a": "x", "A": "y"}', "has A, a twice"),
         ('{"a/b": "x"}', "'a/b' is no file name"),
@@ -125,6 +127,22 @@ def test_cfg_in_one_pass_and_in_two_agree(model, captions):
     torch.testing.assert_close(one, two, atol=1e-5, rtol=0)
 
 
+def test_a_card_without_room_for_one_pass_gets_two_and_that_is_said(model, captions, caplog):
+    def no_room(module, inputs, given):
+        if len(given["hidden_states"]) > 2:
+            raise torch.OutOfMemoryError("four pictures are too many")
+
+    expected = sampled(model, captions, SamplerSettings(6, 2.0, 2.5, 3.0, cfg_passes="two"))
+    handle = model.register_forward_pre_hook(no_room, with_kwargs=True)
+    try:
+        assert torch.equal(sampled(model, captions, SamplerSettings(6, 2.0, 2.5, 3.0)), expected)
+        assert caplog.text.count("no room for real CFG in one pass") == 1
+        with pytest.raises(torch.OutOfMemoryError):
+            sampled(model, captions, SamplerSettings(6, 2.0, 2.5, 3.0, cfg_passes="one"))
+    finally:
+        handle.remove()
+
+
 def test_the_first_steps_go_without_cfg_where_that_is_asked_for(model, captions):
     off = sampled(model, captions, SamplerSettings(6, 2.0, 2.5, 1.0))
     assert torch.equal(sampled(model, captions, SamplerSettings(6, 2.0, 2.5, 3.0, no_cfg_steps=6)), off)
@@ -133,13 +151,13 @@ def test_the_first_steps_go_without_cfg_where_that_is_asked_for(model, captions)
 
 
 def test_cfg_ends_for_good_where_both_predictions_agree_and_saves_passes(model, captions):
-    """At a difference to full CFG that is smaller than that of no CFG at all; issue 7 asks for 30 %."""
+    """At least 30 %, at a difference to full CFG that is smaller than that of no CFG; see benchmarks/adaptive_cfg.py."""
     steps, calls = 20, []
     handle = model.register_forward_pre_hook(
         lambda module, inputs, kwargs: calls.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
     pictures = {}
-    for name, scale, threshold in (("full", 3.0, 1.0), ("adaptive", 3.0, 0.96), ("off", 1.0, 1.0)):
+    for name, scale, threshold in (("full", 3.0, 1.0), ("adaptive", 3.0, 0.88), ("off", 1.0, 1.0)):
         calls.clear()
         pictures[name] = sampled(model, captions, SamplerSettings(steps, 2.0, 2.5, scale, cfg_threshold=threshold)), sum(calls)
     handle.remove()
@@ -197,7 +215,10 @@ def test_pictures_in_the_middle_change_no_byte_of_the_training(tmp_path, picture
         run_in_process(parse_job(job_data(pictures, validation=validation)), tmp_path / str(number), cache)
         for number, validation in enumerate(({"num_validation_images": 0}, often | {"num_validation_images": 4}))
     ]
-    assert Path(runs[0]["lora"]).read_bytes() != b"" and runs[0]["losses"] == runs[1]["losses"]
+    tensors = [load_file(run["lora"]) for run in runs]
+    assert runs[0]["losses"] == runs[1]["losses"] and tensors[0].keys() == tensors[1].keys()
+    assert all(tensor.equal(tensors[1][name]) for name, tensor in tensors[0].items())
+    assert (runs[0]["samples"], runs[0]["before_after"]) == ([], None) and len(runs[1]["samples"]) == 1
 
 
 def test_pictures_can_come_by_epochs(tmp_path, pictures, cache):

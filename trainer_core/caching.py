@@ -42,7 +42,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
         context.stoppable("encode captions"),
         one_at_a_time=base.offload_during_startup,
     )
-    encode_masks(caches, setup.samples, context.stoppable("encode masks"))
+    encode_masks(caches, samples, context.stoppable("encode masks"))
     if limit:
         make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
     return caches

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import dataset_command, job_commands, runs_command
+from . import dataset_command, evaluate_command, job_commands, runs_command
 from .commands import COMMANDS, make_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
@@ -242,6 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--checkpoints", default="", help="final, best, ema, or steps, with commas (default: all kept)")
     compare.add_argument("--strengths", default="1.0", help="strengths of the LoRA, with commas (default: 1.0)")
     compare.add_argument("--grid", type=Path, default=Path("compare.png"), help="where the pictures go (default: compare.png)")
+    evaluate = command("evaluate", evaluate_command.evaluate, evaluate_command.show, evaluate_command.TEXT)
+    evaluate_command.add_arguments(evaluate)
     inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
     inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
     return parser

@@ -1,28 +1,35 @@
 """Checkpoints side by side: the same prompts and the same noise by each of them, in a grid with what was measured of each.
 
 The base is loaded once, as the run had it; one LoRA after another is put on it, as it was exported. So the grid shows what
-ComfyUI would show. The held-out losses are those that the run measured.
+ComfyUI would show. The held-out losses are those that the run measured; what it did not measure, such as the running average or
+half the strength, is measured here, and CLIP's scores are of these very pictures.
 """
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from diffusers import FluxTransformer2DModel
+from PIL import Image
 from torch import Tensor
 
+from .adapter.assistant import Assistant, add_assistant
 from .adapter.build import ADAPTER, adapted_layers, add_adapter
 from .adapter.dialects import read_adapter
 from .adapter.initial import initial_parts
 from .adapter.plan import plan_adapter
-from .data.encode import Caches, encode_captions, open_caches
+from .data.encode import Caches
 from .errors import JobError
 from .flux.attention import attending
 from .flux.flavours import FLAVOURS
 from .flux.load import empty_transformer, open_weights, read_shape
 from .flux.resolve import resolve_files
 from .flux.vae import load_vae
+from .measure import Scores, encode, known_loss, label_of, measure_loss, measured, with_pictures
 from .run_dir import RunDir, read_json
 from .saved import SavedLora, find_lora, held_out_losses, list_steps
 from .setup import DTYPES, Setup, pick_device
@@ -47,46 +54,93 @@ def compare(
     checkpoint. A strength of 0 is the base. JobError where the run has no such LoRA, or makes no pictures.
     """
     setup = setup_of(run_dir)
-    loras = [find_lora(run_dir, which) for which in choices or map(str, list_steps(run_dir))]
-    if not loras:
-        raise JobError(f"run {run_dir.run_id} has saved nothing yet; let it save a checkpoint first")
-    losses = held_out_losses(run_dir)
-    texts = _encode(setup, cache_dir)
-    weights = open_weights(setup.files.transformer)
-    transformer = load_base(setup, weights)
+    if not setup.shots:
+        raise JobError(f"run {run_dir.run_id} has no prompts (num_validation_images is 0), so there is nothing to compare")
+    loras = chosen_loras(run_dir, choices)
+    setup, losses = with_pictures(setup, cache_dir), held_out_losses(run_dir)
+    caches, scores = encode(setup, cache_dir), Scores(setup, cache_dir)
+    base = Base(setup)
     vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
     rows: list[list[Cell]] = []
     plans = [(None, 0.0)] + [(lora, strength) for lora in loras for strength in strengths if strength]
     for number, (lora, strength) in enumerate(plans):
         progress(number, len(plans))
-        with LoraOn(transformer, setup, lora, strength), attending(setup.job.base.attention_mechanism, training=False):
-            latents = _sample(setup, transformer, texts)
-        label = f"step {lora.step}{' (average)' if lora.is_ema else ''}, strength {strength:g}" if lora else "base"
-        loss = losses.get(lora.step) if lora and strength == 1 and not lora.is_ema else losses.get(0) if lora is None else None
+        loss = known_loss(losses, lora, strength)
+        with LoraOn(base.transformer, setup, lora, strength):
+            with base.picturing():
+                latents = sample_shots(setup, base.transformer, caches)
+            with base.judging():
+                loss = measured(measure_loss(setup, base.transformer, caches)) if loss is None else loss
         pictures = [to_png(vae.decode(latent.unsqueeze(0))[0]) for latent in latents]
-        rows.append([Cell(label, loss, shot.prompt, picture) for shot, picture in zip(setup.shots, pictures, strict=True)])
+        judged = scores.of([Image.open(io.BytesIO(picture)) for picture in pictures], [shot.prompt for shot in setup.shots])
+        label = label_of(lora, strength)
+        cells = zip(setup.shots, pictures, judged, strict=True)
+        rows.append([Cell(label, loss, shot.prompt, picture, score) for shot, picture, score in cells])
     progress(len(plans), len(plans))
     draw_grid(out, rows)
     return {
         "text": describe(rows),
         "grid": str(out),
         "run_dir": str(run_dir.root),
-        "rows": [{"label": row[0].label, "held_out_loss": row[0].loss} for row in rows],
+        "rows": [
+            {"label": row[0].label, "held_out_loss": row[0].loss, "scores": [asdict(c.score) for c in row if c.score]}
+            for row in rows
+        ],
         "loras": [str(lora.path) for lora in loras],
     }
 
 
+def chosen_loras(run_dir: RunDir, choices: Sequence[str]) -> list[SavedLora]:
+    """Those that were named, or every checkpoint that is kept; JobError where there is none."""
+    loras = [find_lora(run_dir, which) for which in choices or map(str, list_steps(run_dir))]
+    if not loras:
+        raise JobError(f"run {run_dir.run_id} has saved nothing yet; let it save a checkpoint first")
+    return loras
+
+
 def describe(rows: Sequence[Sequence[Cell]]) -> str:
-    """The rows as a text: what each is, and its held-out loss; the best is marked."""
+    """The rows as a text: what each is, its held-out loss, and its pictures' mean scores; the best loss is marked."""
     losses = [row[0].loss for row in rows[1:] if row[0].loss is not None]
     best = min(losses, default=None)
     lines = []
     for row in rows:
-        loss = "" if row[0].loss is None else f"  held-out loss {row[0].loss:.4f}{'  (best)' * (row[0].loss == best)}"
-        lines.append(f"{row[0].label:<36}{loss}".rstrip())
+        line = f"{row[0].label:<36}"
+        if row[0].loss is not None:
+            line += f"  held-out loss {row[0].loss:.4f}{'  (best)' * (row is not rows[0] and row[0].loss == best)}"
+        if scores := [cell.score for cell in row if cell.score]:
+            fit, near = (
+                sum(values) / len(scores) for values in zip(*((s.clip_score, s.likeness) for s in scores), strict=True)
+            )
+            line += f"  CLIP score {fit:.2f}  likeness {near:.2f}"
+        lines.append(line.rstrip())
     if not losses:
         lines.append("no held-out loss was measured: set eval_steps_interval with an eval dataset or num_held_out")
     return "\n".join(lines)
+
+
+class Base:
+    """The run's base with its assistant, as pictures and evaluations have them."""
+
+    def __init__(self, setup: Setup):
+        self._spec = setup.job.base
+        self.transformer = load_base(setup, open_weights(setup.files.transformer))
+        helper = self._spec.assistant_lora_path.strip()
+        self._assistant: Assistant | None = None
+        if helper:
+            self._assistant = add_assistant(self.transformer, Path(helper).expanduser(), setup.shape)
+
+    def picturing(self) -> ExitStack:
+        return self._with(self._spec.assistant_lora_inference_strength, training=False)
+
+    def judging(self) -> ExitStack:
+        return self._with(self._spec.assistant_lora_strength, training=True)
+
+    def _with(self, strength: float, *, training: bool) -> ExitStack:
+        stack = ExitStack()
+        stack.enter_context(attending(self._spec.attention_mechanism, training=training))
+        if self._assistant is not None:
+            stack.enter_context(self._assistant.at(strength))
+        return stack
 
 
 class LoraOn:
@@ -111,10 +165,8 @@ class LoraOn:
 
 
 def setup_of(run_dir: RunDir) -> Setup:
-    """What making the run's pictures needs; its dataset is not looked at. JobError where it makes none."""
+    """What loading the run's base and making its pictures needs; its dataset is not looked at."""
     job, shots = run_dir.job(), read_json(run_dir.manifest_path)["shots"]
-    if not shots:
-        raise JobError(f"run {run_dir.run_id} has no prompts (num_validation_images is 0), so there is nothing to compare")
     files, flavour = resolve_files(job.base), FLAVOURS[job.base.model_flavour]
     shape = read_shape(files.transformer)
     return Setup(
@@ -136,16 +188,7 @@ def setup_of(run_dir: RunDir) -> Setup:
     )
 
 
-def _encode(setup: Setup, cache_dir: Path) -> Caches:
-    """The prompts, encoded or found in the cache."""
-    texts = list(dict.fromkeys(text for shot in setup.shots for text in (shot.prompt, shot.negative_prompt)))
-    silent = lambda done, total: None  # noqa: E731
-    caches = open_caches(cache_dir, (), setup.files, setup.flavour, setup.encoding)
-    encode_captions(caches, texts, setup.files, setup.flavour, setup.encoding, setup.device, silent)
-    return caches
-
-
-def _sample(setup: Setup, transformer: FluxTransformer2DModel, texts: Caches) -> list[Tensor]:
+def sample_shots(setup: Setup, transformer: FluxTransformer2DModel, texts: Caches) -> list[Tensor]:
     """A latent for each shot, in their order."""
     latents: dict[Shot, Tensor] = {}
     for canvas, group in groupby(sorted(setup.shots, key=lambda shot: shot.canvas), key=lambda shot: shot.canvas):

@@ -20,6 +20,7 @@ FIELDS: dict[str, frozenset[str]] = {
     "dataset": frozenset({"pictures", "buckets", "rejected", "reasons"}),
     "adapter": frozenset({"modules", "parameters"}),
     "step": frozenset({"step", "steps", "loss", "learning_rate", "grad_norm", "seconds"}),
+    "preview": frozenset({"step", "index", "path"}),
     "sample": frozenset({"step", "index", "prompt", "path", "compared"}),
     "score": frozenset({"step", "picture", "prompt", "clip_score", "likeness"}),
     "checkpoint": frozenset({"step", "path"}),

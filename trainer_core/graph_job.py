@@ -12,6 +12,7 @@ from .errors import JobError
 from .graph import Graph, Link, Node
 from .graph_parts import (
     DEMO_PICTURES,
+    PREVIEW_DECODER,
     SOCKETS,
     SPECS,
     Places,
@@ -61,6 +62,12 @@ class ComfyFolders(NamedTuple):
         if home is None:
             raise JobError("the tokenizers are ComfyUI's own; say where ComfyUI is, with --comfyui")
         return {field: str((home / place).absolute()) for field, place in TOKENIZERS.items()}
+
+    def preview_decoder(self) -> dict[str, str]:
+        """Beside the models, where it is there."""
+        roots = [*self.models, *([self.comfyui / "models"] if self.comfyui else [])]
+        there = (root / "vae_approx" / PREVIEW_DECODER for root in roots)
+        return next(({"preview_decoder_path": str(path.absolute())} for path in there if path.is_file()), {})
 
     def input_dir(self) -> Path:
         home = self.comfyui or (self.models[0].absolute().parent if self.models else None)

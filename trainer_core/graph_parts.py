@@ -31,7 +31,8 @@ FILES = {  # widget of LoadFluxForTraining -> ComfyUI's key of the folder
     "t5": "text_encoders",
     "assistant_lora": "loras",
 }
-TYPED = (*FILES, "clip_tokenizer", "t5_tokenizer")  # what other_files may name
+PREVIEW_DECODER = "taef1_decoder.safetensors"  # in ComfyUI's folder vae_approx
+TYPED = (*FILES, "clip_tokenizer", "t5_tokenizer", "preview_decoder")  # what other_files may name
 SPECS: dict[str, str] = {  # nodes that are nothing but settings -> the job's part that they make
     "LoRAConfig": "lora",
     "OptimizerConfig": "optimizer",
@@ -50,6 +51,9 @@ class Places(Protocol):
 
     def tokenizers(self) -> dict[str, str]:
         """The fields of BaseModelSpec that name the tokenizers."""
+
+    def preview_decoder(self) -> dict[str, str]:
+        """The field of BaseModelSpec that names TAEF1's decoder, where ComfyUI has it."""
 
     def input_dir(self) -> Path:
         """The folder of the user's pictures."""
@@ -73,7 +77,7 @@ def base_of(values: Mapping[str, Any], places: Places) -> BaseModelSpec:
     if twice:
         raise JobError(f"LoadFluxForTraining: {', '.join(twice)} is chosen and also in other_files; take one out")
     if values.get("model_flavour", "pico") != "pico":
-        values |= places.tokenizers()
+        values |= places.tokenizers() | places.preview_decoder()
     return parse_part("base", presets.fill(card, values | typed, "LoadFluxForTraining"), "LoadFluxForTraining")
 
 

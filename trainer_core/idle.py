@@ -32,17 +32,27 @@ GUIDANCE = ("flux_guidance_value", "flux_guidance_mode", "flux_guidance_min", "f
 
 def warn_of_idle(job: TrainJob, shape: FluxShape, sampler: SamplerSettings, num_prompts: int) -> None:
     """Log what has no effect here. Nothing is said of a setting at its default."""
-    for line in [*_about_masks(job), *_about_guidance(job, shape, num_prompts), *_about_pictures(job, sampler, num_prompts)]:
+    lines = [*_about_masks(job), *_about_eval_masks(job), *_about_guidance(job, shape, num_prompts)]
+    for line in [*lines, *_about_pictures(job, sampler, num_prompts)]:
         log.warning("%s", line)
 
 
 def _about_masks(job: TrainJob) -> list[str]:
-    if any(dataset.mask_data_dir for dataset in job.datasets):
+    if any(dataset.mask_data_dir or dataset.alpha_is_mask for dataset in job.datasets):
+        return []
+    names = [f"routes.{number}.keep_masked" for number, route in enumerate(job.routes) if changed(route, ["keep_masked"])]
+    names += [f"validation.{name}" for name in changed(job.validation, ["eval_masked"])]
+    return [f"{name} has no effect: no dataset has masks" for name in names]
+
+
+def _about_eval_masks(job: TrainJob) -> list[str]:
+    if job.validation.eval_masked:
         return []
     return [
-        f"routes.{number}.keep_masked has no effect: no dataset has mask_data_dir"
-        for number, route in enumerate(job.routes)
-        if changed(route, ["keep_masked"])
+        f"datasets.{number}.{name} has no effect: the dataset is for evaluation, which is of whole pictures unless "
+        "validation.eval_masked is on"
+        for number, dataset in enumerate(job.datasets)
+        for name in (changed(dataset, ["mask_data_dir", "alpha_is_mask"]) if dataset.dataset_type == "eval" else ())
     ]
 
 

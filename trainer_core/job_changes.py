@@ -24,6 +24,8 @@ MAY_CHANGE = (
     "training.enable_activation_offloading",  # this and the rest: other memory, the same training
     "training.skip_memory_check",
     "training.cache_size_limit",
+    "training.report_to",
+    "training.tracker_project_name",
     "base.offload_during_startup",
     "base.vae_enable",
     "base.vae_batch_size",
@@ -32,6 +34,7 @@ MAY_CHANGE = (
     "base.attention_mechanism",
     "base.quantize_via",
     "base.allow_download",
+    "base.preview_decoder_path",
 )
 
 

@@ -23,6 +23,7 @@ from .progress import ProgressBar
 from .run_dir import RunDir, write_atomically
 from .setup import Setup, prepare
 from .siblings import begin_from_sibling
+from .trackers import Reporter
 from .train import run
 from .trainee import loading_phase
 
@@ -32,7 +33,7 @@ def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Ch
     folder has. JobError where it is refused, StopRequested once it was stopped and saved."""
     is_new, has_job = not run_dir.events_path.exists(), run_dir.job_path.exists()
     try:
-        with run_dir.owned(), told(run_dir, cache_dir, watch_stdin=watch_stdin) as context:
+        with run_dir.owned(), told(job, run_dir, cache_dir, watch_stdin=watch_stdin) as context:
             if not has_job:
                 write_atomically(run_dir.job_path, dump_job(job).encode())
             setup = prepare(job, cache_dir, context.stoppable("index"))
@@ -53,15 +54,15 @@ def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Ch
 
 
 @contextmanager
-def told(run_dir: RunDir, cache_dir: Path, *, watch_stdin: bool) -> Iterator[RunContext]:
-    """In here what happens is told: to the events, the terminal, and whoever may wish for something."""
-    control, bar, warnings = Control(run_dir), ProgressBar(), WarningEvents()
+def told(job: TrainJob, run_dir: RunDir, cache_dir: Path, *, watch_stdin: bool) -> Iterator[RunContext]:
+    """In here what happens is told: to the events, the terminal, the job's trackers, and whoever may wish for something."""
+    control, bar, reporter, warnings = Control(run_dir), ProgressBar(), Reporter(job, run_dir), WarningEvents()
     control.watch_signals()
     if watch_stdin:
         control.watch_stdin()
     core = logging.getLogger(__package__)
     core.addHandler(warnings)
-    events = EventLog(run_dir.events_path, bar)
+    events = EventLog(run_dir.events_path, bar, reporter)
     warnings.connect(events)
     try:
         yield RunContext(run_dir, cache_dir, events, control, control.next)
@@ -72,6 +73,7 @@ def told(run_dir: RunDir, cache_dir: Path, *, watch_stdin: bool) -> Iterator[Run
         core.removeHandler(warnings)
         bar.close()
         events.close()
+        reporter.close()
 
 
 def planned(plan: Plan, setup: Setup) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The run folder: where one run keeps everything, and how others talk to it.
 
 The folder's name is the job's name, a digest of what is trained on what, and how long, so the same job always meets the same
-folder: found finished it is returned, found unfinished it is continued. The digest covers the job (without its length and its
-header metadata) and the names, sizes and modification times of the dataset's files. Runs that differ by their length alone are
-siblings: a longer one goes on from a shorter one (`siblings.py`).
+folder: found finished it is returned, found unfinished it is continued. The digest covers the job (without its length, its
+header metadata and what only shows it) and the names, sizes and modification times of the dataset's files. Runs that differ by
+their length alone are siblings: a longer one goes on from a shorter one (`siblings.py`).
 
     job.json            the job, every default spelt out, written before anything else
     manifest.json       what was really used: versions, device, buckets, module counts, verification
@@ -12,6 +12,7 @@ siblings: a longer one goes on from a shorter one (`siblings.py`).
     checkpoints/step-N/ adapter, optimiser and loop state, and the LoRA as it was then (checkpoint.py)
     samples/            pictures: step-N/NAME.png; step-N-ema/ by the running average; step 0 is the base
     compared/           the same, each beside the base's picture
+    previews/           what the newest pictures looked like while they were made
     NAME.safetensors    the LoRA, written last but for result.json; NAME-ema.safetensors, its running average
     origin.json         where it began, if in a sibling
     result.json         present if and only if the run is finished; its paths are relative to the folder
@@ -44,6 +45,11 @@ PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", 
 RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt", ".caption", ".csv", ".jsonl", ".parquet"}
 LENGTH_FIELDS = {"max_train_steps", "num_train_epochs"}  # of TrainingSpec
+OUTSIDE_THE_DIGEST = {  # of a job: its length, and what only shows it
+    "metadata": True,
+    "base": {"preview_decoder_path"},
+    "training": LENGTH_FIELDS | {"report_to", "tracker_project_name"},
+}
 READ_BY_DATASETS = (
     "instance_data_dir",
     "mask_data_dir",
@@ -113,6 +119,10 @@ class RunDir:
     def compared_path(self, step: int, name: str, *, ema: bool = False) -> Path:
         """The same picture with that of the base beside it."""
         return self.root / "compared" / f"step-{step:06d}{'-ema' if ema else ''}" / f"{name}.png"
+
+    @property
+    def previews_dir(self) -> Path:
+        return self.root / "previews"
 
     def lora_path(self, name: str) -> Path:
         return self.root / f"{name}.safetensors"
@@ -201,7 +211,7 @@ class RunDir:
 
 def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
     """The folder that belongs to this job over this data and these LoRAs to start from, below `out_dir`; nothing is created."""
-    digest = hashlib.sha256(job.model_dump_json(exclude={"metadata": True, "training": LENGTH_FIELDS}).encode())
+    digest = hashlib.sha256(job.model_dump_json(exclude=OUTSIDE_THE_DIGEST).encode())
     for dataset in job.datasets:
         if not dataset.disabled:
             digest.update(dataset_digest(*(getattr(dataset, field) for field in READ_BY_DATASETS)).encode())

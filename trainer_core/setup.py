@@ -6,7 +6,7 @@ Making a `Setup` reads headers and indexes pictures, no weights, and so finds ev
 
 import logging
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,8 +37,10 @@ from .optimizer_check import check_optimizer
 from .optimizers import effective
 from .run_dir import RunDir, read_json, write_json
 from .specs.base import BaseModelSpec
+from .trackers import check_trackers
 from .tread import Span, resolve_routes
 from .validation.held_out import set_aside
+from .validation.previews import find_decoder
 from .validation.sample import SamplerSettings, sampler_settings
 from .validation.shots import Shot, make_shots
 
@@ -70,6 +72,7 @@ class Setup:
     sampler: SamplerSettings
     device: torch.device
     dtype: torch.dtype
+    preview_decoder: Path | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -107,6 +110,12 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     and what was learned of them is remembered below `cache_dir`."""
     device = pick_device(job.training.device)
     check_optimizer(job.optimizer, device)
+    check_trackers(job.training)
+    if job.validation.evaluation_type == "clip":
+        from .validation.clip_score import check_clip
+
+        name = job.validation.pretrained_evaluation_model_name_or_path.strip()
+        check_clip(name, allow_download=job.base.allow_download)
     flavour = FLAVOURS[job.base.model_flavour]
     for field in PRECISION_FIELDS:
         check_precision(getattr(job.base, field), f"base.{field}")
@@ -136,6 +145,7 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     if not samples:
         raise JobError("every dataset to train on is disabled; switch one on")
     samples, held_out = set_aside(samples, job.validation.num_held_out)
+    judged = (*(sample for sample in index.samples if sample.dataset_id in eval_ids), *held_out)
     settled = settle_small_buckets(Index(samples, index.rejected), job.datasets, job.training.train_batch_size)
     samples = settled.samples
     for reason, paths in group_reasons(settled.rejected).items():
@@ -159,13 +169,14 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
         adapter=adapter,
         initial=initial,
         samples=samples,
-        eval_samples=(*(sample for sample in index.samples if sample.dataset_id in eval_ids), *held_out),
+        eval_samples=tuple(sample if job.validation.eval_masked else replace(sample, mask=None) for sample in judged),
         rejected=settled.rejected,
         num_steps=num_steps,
         shots=shots,
         sampler=sampler,
         device=device,
         dtype=DTYPES[job.base.mixed_precision],
+        preview_decoder=find_decoder(job.base, files),
     )
 
 
@@ -232,6 +243,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "buckets": count_buckets(setup.samples),
         "rejected": [{"dataset": name, "path": str(path), "reason": reason} for name, path, reason in setup.rejected],
         "sampler": asdict(setup.sampler),
+        "previews": str(setup.preview_decoder) if setup.preview_decoder else "none: base.preview_decoder_path is empty",
         "shots": [shot._asdict() | {"canvas": shot.canvas._asdict()} for shot in setup.shots],
     }
     write_json(run_dir.manifest_path, manifest)

@@ -24,7 +24,7 @@ from .history import History
 from .job import TrainJob
 from .job_changes import allowed_changes
 from .optim import learning_rate_at
-from .run_dir import LENGTH_FIELDS, RunDir, RunIsBusy, read_json, write_json
+from .run_dir import OUTSIDE_THE_DIGEST, RunDir, RunIsBusy, read_json, write_json
 from .saved import STATE_FILE, checkpoint_dir, list_steps
 from .setup import Setup
 from .tread import resolve_routes
@@ -108,7 +108,7 @@ def _length(run: RunDir, job: TrainJob) -> int | None:
 
 
 def _without_length(job: TrainJob) -> dict[str, Any]:
-    return job.model_dump(exclude={"metadata": True, "training": LENGTH_FIELDS})
+    return job.model_dump(exclude=OUTSIDE_THE_DIGEST)
 
 
 def _take_over(setup: Setup, context: RunContext, origin: Origin) -> bool:

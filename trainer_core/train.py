@@ -38,7 +38,7 @@ from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
 from .step import StepRecord, Update, conditions_of, train_step
 from .trainee import Trainee, build_trainee
-from .validation.evaluate import evaluate, overfitting
+from .validation.evaluate import evaluate, mean_loss, overfitting
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_shots
 
@@ -185,11 +185,10 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
     if not interval or is_known or not (is_end or _is_due(history.step, interval)):
         return False
     with memory_watched(setup.job, "evaluating"), trainee.as_used():
-        by_dataset = evaluate(setup, trainee.transformer, caches, context)
+        by_dataset = evaluate(setup, trainee.transformer, caches, context.progress("evaluate"), context.should_stop)
     if by_dataset is None:
         return False
-    losses = [loss for by_sigma in by_dataset.values() for loss in by_sigma.values()]
-    evaluation = Evaluation(history.step, sum(losses) / len(losses), by_dataset)
+    evaluation = Evaluation(history.step, mean_loss(by_dataset), by_dataset)
     history.evaluations.append(evaluation)
     is_best = history.best is evaluation
     context.events.emit("evaluation", step=history.step, loss=evaluation.loss, by_dataset=by_dataset, best=is_best)

@@ -1,6 +1,8 @@
 """From pictures to a picture with the trained LoRA, on one canvas, as the example workflow ships."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,14 @@ from graphs import EXAMPLE, EXAMPLES, STEPS, Prompt, change, find, load_workflow
 from PIL import Image, ImageChops
 from safetensors import safe_open
 from workflow import to_prompt
+
+from trainer_core.compare import Base, LoraOn, sample_shots, setup_of
+from trainer_core.flux.vae import load_vae
+from trainer_core.measure import encode
+from trainer_core.run_dir import RunDir
+from trainer_core.saved import find_lora
+from trainer_core.validation.render import to_png
+from trainer_core.validation.shots import Canvas, Shot
 
 
 def run_dir_of(server: Server, name: str) -> Path:
@@ -28,7 +38,7 @@ def test_the_example_runs_to_saved_pictures(server: Server, example: Prompt, tra
     images = trained.outputs[find(example, "SaveImage")]["images"]
     assert len(images) == 4
     assert picture(server.output_dir, images[0]).size == (64, 64)
-    assert trained.previews > 0
+    assert trained.previews >= 2 * (3 + 1)  # of the base's picture and the LoRA's: three while it is made, and itself
     assert trained.of("progress")[-1]["max"] > 0
 
 
@@ -70,6 +80,39 @@ def test_comfyui_makes_the_picture_that_the_trainer_made(server: Server, example
     ours = Image.open(run_dir_of(server, "pico-demo") / "samples" / f"step-{STEPS:06d}" / "00.png").convert("RGB")
     difference = np.abs(np.asarray(saved(server, prompt), dtype=float) - np.asarray(ours, dtype=float))
     assert difference.mean() < 0.5, difference.mean()
+
+
+@pytest.mark.parametrize(
+    ("guidance", "cfg", "negative", "size"),
+    [(2.5, 1.0, "", (64, 64)), (1.0, 4.5, "", (64, 64)), (3.5, 3.0, "a red apple", (96, 64))],
+)
+def test_both_samplers_make_the_same_picture(
+    server: Server, example: Prompt, trained: Outcome, guidance: float, cfg: float, negative: str, size: tuple[int, int]
+) -> None:
+    """The same noise, schedule, guidance, CFG, negative prompt and size; 2/255 is what issue 7 allows in the mean."""
+    prompt = change(only(example, "SaveImage"), "RandomNoise", noise_seed=5)
+    prompt = change(prompt, "EmptySD3LatentImage", batch_size=1, width=size[0], height=size[1])
+    prompt = change(prompt, "AdaptiveGuider", threshold=1.0, cfg=cfg)
+    prompt = change(prompt, "FluxGuidance", guidance=guidance)
+    guider = prompt[find(prompt, "AdaptiveGuider")]["inputs"]
+    sources = [prompt[guider[side][0]]["inputs"]["conditioning"][0] for side in ("positive", "negative")]
+    prompt[sources[1]]["inputs"]["text"] = negative
+    asked = Shot("", prompt[sources[0]]["inputs"]["text"], negative, Canvas(*size, 5))
+    ours = trainers_picture(server, asked, guidance=guidance, guidance_real=cfg)
+    difference = np.abs(np.asarray(saved(server, prompt), dtype=float) - np.asarray(ours, dtype=float))
+    assert difference.mean() < 0.5, difference.mean()
+
+
+def trainers_picture(server: Server, shot: Shot, **settings: float) -> Image.Image:
+    """What the trainer's sampler makes of the example's LoRA."""
+    run_dir = RunDir(run_dir_of(server, "pico-demo"))
+    setup = setup_of(run_dir)
+    setup = replace(setup, shots=(shot,), sampler=replace(setup.sampler, **settings))
+    base, caches = Base(setup), encode(setup, server.output_dir / "flux_lora" / "cache")
+    with LoraOn(base.transformer, setup, find_lora(run_dir, "final"), 1.0), base.picturing():
+        (latent,) = sample_shots(setup, base.transformer, caches)
+    vae = load_vae(setup.files.vae, setup.device)
+    return Image.open(io.BytesIO(to_png(vae.decode(latent.unsqueeze(0))[0]))).convert("RGB")
 
 
 def test_strength_zero_is_the_base_and_strength_one_is_not(server: Server, example: Prompt, trained: Outcome) -> None:

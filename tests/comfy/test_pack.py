@@ -47,7 +47,7 @@ PARTS: dict[str, tuple[type[Spec], set[str]]] = {
 }
 OTHER_NAMES = {"seed": "training_seed", "instance_data_dir": "folder", "assistant_lora_path": "assistant_lora"}
 OTHER_NAMES |= {field: field.removesuffix("_path") for field in MODEL_FILE_FIELDS}
-KNOWN_TO_THE_NODES = {"clip_tokenizer_path", "t5_tokenizer_path", "device"}
+KNOWN_TO_THE_NODES = {"clip_tokenizer_path", "t5_tokenizer_path", "preview_decoder_path", "device"}
 
 
 def test_the_pack_is_imported_and_quickly(server: Server) -> None:

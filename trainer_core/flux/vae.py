@@ -11,6 +11,7 @@ Legend: B, pixels (B, 3, 8H, 8W) in [-1, 1], latents (B, 16, H, W) of about unit
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -19,6 +20,9 @@ from torch import Tensor
 
 from ..errors import JobError
 from .dialects import open_vae
+from .tensors import open_tensors
+
+Model = TypeVar("Model", AutoencoderKL, AutoencoderTiny)
 
 log = logging.getLogger(__name__)
 
@@ -75,18 +79,34 @@ def load_vae(path: Path, device: torch.device, *, tiled: bool = False) -> Vae:
     source = open_vae(path)
     tensors = {name: source.read(name).float() for name in source.entries}
     if "decoder.conv_in.weight" in tensors:
-        model, tensors = AutoencoderKL(**FLUX_VAE), _kl_to_diffusers(tensors)
+        model, tensors = _empty(AutoencoderKL, FLUX_VAE), _kl_to_diffusers(tensors)
     else:
-        model, tensors = AutoencoderTiny(**TINY_VAE), tiny_to_diffusers(tensors)
+        model, tensors = _empty(AutoencoderTiny, TINY_VAE), tiny_to_diffusers(tensors)
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(tensors, assign=True)
     except RuntimeError:
         raise JobError(f"{path} is a VAE of another model, or with pieces missing; choose ae.safetensors") from None
     if tiled:
         take_in_tiles(model)
-    if device.type == "cpu":
-        model.to(memory_format=torch.channels_last)  # its convolutions take 0.76 (TAEF1) to 0.84 of the time
-    return Vae(model.to(device).requires_grad_(False).eval(), device)
+    return _frozen(model, device)
+
+
+def load_decoder(path: Path, device: torch.device) -> Vae:
+    """TAEF1's decoder alone, which cannot encode: from a file of its own, as ComfyUI's vae_approx folder has it, or from one
+    with the encoder too. JobError when it is something else."""
+    model, part = _empty(AutoencoderTiny, TINY_VAE), "decoder."
+    try:
+        source, alone = open_tensors(path), "1.weight"
+        prefix = "taesd_decoder." if alone in source.entries else ""
+        source = source if alone in source.entries else open_vae(path)
+        renamed = tiny_to_diffusers({prefix + name: source.read(name).float() for name in source.entries})
+        model.encoder = torch.nn.Identity()
+        model.load_state_dict({name: renamed[name] for name in renamed if name.startswith(part)}, assign=True)
+    except (JobError, OSError, RuntimeError):
+        raise JobError(
+            f"base.preview_decoder_path: {path} is not TAEF1's decoder; choose taef1_decoder.safetensors, or leave it empty"
+        ) from None
+    return _frozen(model, device)
 
 
 def take_in_tiles(model: AutoencoderKL | AutoencoderTiny) -> None:
@@ -113,6 +133,18 @@ def tiny_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             index, _, leaf = rest.partition(".")
             renamed[f"decoder.layers.{int(index) - 1}.{leaf}"] = tensor
     return renamed
+
+
+def _empty(kind: type[Model], sizes: dict[str, Any]) -> Model:
+    """Without weights, and without drawing the random ones that diffusers begins with."""
+    with torch.device("meta"):
+        return kind(**sizes)
+
+
+def _frozen(model: AutoencoderKL | AutoencoderTiny, device: torch.device) -> Vae:
+    if device.type == "cpu":
+        model.to(memory_format=torch.channels_last)  # its convolutions take 0.76 (TAEF1) to 0.84 of the time
+    return Vae(model.to(device).requires_grad_(False).eval(), device)
 
 
 def _kl_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -37,7 +37,7 @@ REST: dict[str, Row] = {
     "model_card_note": ignore(_OFF_LINE),
     "modelspec_comment": ignore("the LoRA's header says what made it"),
     "publishing_config": ignore(_OFF_LINE),
-    "report_to": ignore(_OFF_LINE + "; events.jsonl in the run folder has every figure"),
+    "report_to": ignore("no tracker is needed; report_to of the training has TensorBoard and W&B for those who want one"),
     "webhook_config": ignore(_OFF_LINE + "; events.jsonl in the run folder has every event"),
     "webhook_reporting_interval": ignore(_OFF_LINE),
     # data

@@ -95,6 +95,10 @@ class BaseModelSpec(Spec):
     vae_batch_size: int = Field(
         1, ge=1, le=64, description="Pictures of one bucket that go through the VAE together when the dataset is encoded."
     )
+    preview_decoder_path: str = Field(
+        "",
+        description="TAEF1's decoder (taef1_decoder.safetensors), which shows pictures while they are made; empty: they are not shown.",
+    )
 
     @model_validator(mode="after")
     def _one_format(self) -> "BaseModelSpec":

@@ -275,8 +275,6 @@ TABLES = ("parquet", "jsonl", "csv")
 LISTED_ASPECTS = ("closest", "random")
 NOT_FOR_EVALUATION = (
     "is_regularisation_data",
-    "mask_data_dir",
-    "alpha_is_mask",
     "repeats",
     "num_crops",
     "horizontal_flip",

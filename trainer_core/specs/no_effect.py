@@ -140,10 +140,16 @@ TRAINING = (
         "without use_ema",
         "switch that on",
     ),
+    Row(
+        ("tracker_project_name",),
+        lambda spec: spec.report_to not in ("wandb", "all"),
+        "with report_to {report_to!r}",
+        "choose 'wandb'",
+    ),
 )
 VALIDATION = (
     Row(
-        ("num_eval_images", "eval_timesteps"),
+        ("num_eval_images", "eval_timesteps", "eval_masked"),
         lambda spec: not spec.eval_steps_interval,
         "without eval_steps_interval",
         "set that above 0",

@@ -32,6 +32,8 @@ def parse_library(text: str) -> tuple[NamedPrompt, ...]:
         raise ValueError(f"the prompt library is no JSON (line {error.lineno}: {error.msg}); {MEND}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, tuple) for entry in entries):
         raise ValueError(f"the prompt library is no JSON object; {MEND}")
+    if not entries:
+        raise ValueError(f"the prompt library has no prompts; {MEND}, or leave the text empty")
     names = [name.casefold() for name, _ in entries]
     twice = sorted({name for name, _ in entries if names.count(name.casefold()) > 1})
     if twice:

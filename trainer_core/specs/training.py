@@ -70,6 +70,12 @@ class TrainingSpec(Spec):
         description="Gigabytes that the cache of encoded pictures and captions may take; what was used longest ago goes first. "
         "0: no limit.",
     )
+    report_to: Literal["none", "tensorboard", "wandb", "all"] = Field(
+        "none",
+        description="Also keep curves and pictures for TensorBoard or Weights & Biases, in the run folder. Nothing is sent unless the "
+        "environment says WANDB_MODE=online.",
+    )
+    tracker_project_name: str = Field("flux-lora", min_length=1, description="Project of the run in Weights & Biases.")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSpec":

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor
-from transformers import CLIPModel, CLIPProcessor
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
 from ..data.images import apply_fit, load_rgb
 from ..data.sample import Sample
@@ -27,6 +27,24 @@ from ..run_dir import write_atomically
 
 MOST_COMPARED = 64  # training pictures, evenly spread over them
 AT_ONCE = 16
+
+
+def check_clip(name: str, *, allow_download: bool) -> None:
+    """JobError where there is no CLIP of this name; its weights are not read."""
+    try:
+        CLIPConfig.from_pretrained(name, local_files_only=not allow_download)
+        CLIPProcessor.from_pretrained(name, local_files_only=not allow_download)
+    except (OSError, ValueError) as error:
+        raise _no_clip(name, error) from None
+    if Path(name).is_dir() and not any(Path(name).glob("model*.safetensors")):
+        raise _no_clip(name, "it has no model.safetensors")
+
+
+def _no_clip(name: str, reason: object) -> JobError:
+    return JobError(
+        f"validation.pretrained_evaluation_model_name_or_path: no CLIP could be read from {name} ({reason}); give a "
+        "folder with config.json, model.safetensors, the tokenizer and preprocessor_config.json, or allow downloads"
+    )
 
 
 @dataclass(frozen=True)
@@ -47,10 +65,7 @@ class ClipJudge:
             self._model = CLIPModel.from_pretrained(name, local_files_only=local, use_safetensors=True).to(device).eval()
             self._processor = CLIPProcessor.from_pretrained(name, local_files_only=local)
         except (OSError, ValueError) as error:
-            raise JobError(
-                f"validation.pretrained_evaluation_model_name_or_path: no CLIP could be read from {name} ({error}); give a "
-                "folder with config.json, model.safetensors, the tokenizer and preprocessor_config.json, or allow downloads"
-            ) from None
+            raise _no_clip(name, error) from None
         self._device = device
         self._trained_ND = self._training_pictures(name, samples, cache_dir)
 

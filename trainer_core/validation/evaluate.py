@@ -2,11 +2,12 @@
 
 The training loss jumps about because each step draws other samples, noise and noise levels. Here they are always the same: a
 fixed choice of pictures of each eval dataset, for each picture the same noise, and the middles of equal parts of 0 to 1 as
-noise levels. So two evaluations differ by the adapter alone. The error is squared whatever loss is trained, the caption is
-never dropped, no token is left out, and the random state of training is not touched.
+noise levels. So two evaluations differ by the adapter alone. The error is squared whatever loss is trained, over whole pictures
+unless `eval_masked` is on. The caption is never dropped, no token is left out, the random state of training is not touched.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -14,7 +15,6 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor
 
 from .. import flow
-from ..context import RunContext
 from ..data.batches import Visit, read_batch
 from ..data.encode import Caches
 from ..data.sample import Sample
@@ -29,18 +29,22 @@ from .sample import TOKENS_AT_ONCE
 RISES = 3  # evaluations in a row
 
 
+ByDataset = dict[str, dict[str, float]]
+Progress = Callable[[int, int], None]
+ShouldStop = Callable[[], bool]
+
+
 def evaluate(
-    setup: Setup, transformer: FluxTransformer2DModel, caches: Caches, context: RunContext
-) -> dict[str, dict[str, float]] | None:
+    setup: Setup, transformer: FluxTransformer2DModel, caches: Caches, progress: Progress, should_stop: ShouldStop
+) -> ByDataset | None:
     """{dataset: {sigma: mean loss}} of the transformer as it is now; None after a wish to stop."""
     spec = setup.job.validation
     chosen = choose(setup.eval_samples, spec.num_eval_images)
     sigmas = (torch.arange(spec.eval_timesteps) + 0.5) / spec.eval_timesteps
     sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(sigmas)))
     transformer.eval()
-    progress = context.progress("evaluate")
     for number, sample in enumerate(chosen):
-        if context.should_stop():
+        if should_stop():
             return None
         progress(number, len(chosen))
         sums[sample.dataset_id] += losses_of(setup, transformer, sample, caches, sigmas)
@@ -50,6 +54,12 @@ def evaluate(
         name: {f"{sigma:.4g}": loss / counts[name] for sigma, loss in zip(sigmas.tolist(), total.tolist(), strict=True)}
         for name, total in sums.items()
     }
+
+
+def mean_loss(by_dataset: ByDataset) -> float:
+    """The one figure of an evaluation: each dataset counts alike, and each noise level."""
+    losses = [loss for by_sigma in by_dataset.values() for loss in by_sigma.values()]
+    return sum(losses) / len(losses)
 
 
 def choose(samples: tuple[Sample, ...], most: int) -> list[Sample]:
@@ -106,5 +116,6 @@ def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample,
         mask = None if text_mask is None else text_mask.expand(B, -1)
         reference = None if batch.reference_BCHW is None else batch.reference_BCHW.expand(B, -1, -1, -1)
         prediction = predict_velocity(transformer, x, chunk, text, pooled, guidance.expand(B), mask, reference)
-        losses.append(flow.mean_per_sample((prediction.cpu() - target).square()))
+        weight = None if batch.weight_BHW is None else batch.weight_BHW.expand(B, -1, -1)
+        losses.append(flow.mean_per_sample((prediction.cpu() - target).square(), weight))
     return torch.cat(losses)

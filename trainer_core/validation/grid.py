@@ -4,11 +4,15 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ..run_dir import write_atomically
 from .pictures import INK, PAPER
+
+if TYPE_CHECKING:
+    from .clip_score import Score
 
 GAP, MARGIN, LINE = 6, 8, 16  # in pixels
 LEAST_EDGE, LABEL_WIDTH = 96, 190
@@ -17,12 +21,13 @@ FAINT = (150, 150, 158)
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture as PNG; `loss` is the held-out loss of its row, where there is one."""
+    """One picture as PNG; `loss` is the held-out loss of its row, where there is one, and `score` what CLIP says of it."""
 
     label: str
     loss: float | None
     prompt: str
     picture: bytes
+    score: "Score | None" = None
 
 
 def draw_grid(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
@@ -30,9 +35,9 @@ def draw_grid(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
     pictures = [[_enlarged(Image.open(io.BytesIO(cell.picture)).convert("RGB")) for cell in row] for row in rows]
     widths = [max(row[column].width for row in pictures) for column in range(len(rows[0]))]
     heights = [max(picture.height for picture in row) for row in pictures]
-    font = ImageFont.load_default(12)
-    head = MARGIN + 3 * LINE
-    across, down = sum(width + GAP for width in widths), sum(height + GAP for height in heights)
+    font, small = ImageFont.load_default(12), ImageFont.load_default(10)
+    head, foot = MARGIN + 3 * LINE, LINE * any(cell.score for row in rows for cell in row)
+    across, down = sum(width + GAP for width in widths), sum(height + foot + GAP for height in heights)
     sheet = Image.new("RGB", (LABEL_WIDTH + across + MARGIN, head + down + MARGIN), PAPER)
     draw, x = ImageDraw.Draw(sheet), LABEL_WIDTH
     for cell, width in zip(rows[0], widths, strict=True):
@@ -46,10 +51,13 @@ def draw_grid(path: Path, rows: Sequence[Sequence[Cell]]) -> None:
             mark = "  (best)" if row[0].loss == best else ""
             draw.text((MARGIN, y + LINE), f"held-out loss {row[0].loss:.4f}{mark}", fill=FAINT, font=font)
         x = LABEL_WIDTH
-        for picture, width in zip(shown, widths, strict=True):
+        for cell, picture, width in zip(row, shown, widths, strict=True):
             sheet.paste(picture, (x, y))
+            if cell.score:
+                scores = f"CLIP {cell.score.clip_score:.1f}, likeness {cell.score.likeness:.1f}"
+                draw.text((x, y + height), _wrapped(draw, scores, width, small).partition("\n")[0], fill=FAINT, font=small)
             x += width + GAP
-        y += height + GAP
+        y += height + foot + GAP
     buffer = io.BytesIO()
     sheet.save(buffer, format="PNG")
     write_atomically(path, buffer.getvalue())

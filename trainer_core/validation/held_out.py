@@ -16,7 +16,7 @@ Samples = tuple[Sample, ...]
 
 def set_aside(samples: Sequence[Sample], count: int) -> tuple[Samples, Samples]:
     """What is left to train on, and `count` pictures of each dataset, but of those for regularisation, under its name with
-    'held out'; each as evaluation shows it. JobError where a dataset would have none left."""
+    'held out', in its first view alone. JobError where a dataset would have none left."""
     by_dataset: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         if not sample.is_regularisation:
@@ -36,6 +36,5 @@ def set_aside(samples: Sequence[Sample], count: int) -> tuple[Samples, Samples]:
         )
     held_out = (sample for sample in samples if sample.facts.digest in chosen and not sample.is_regularisation)
     return left, tuple(
-        replace(sample, dataset_id=f"{sample.dataset_id} held out", passes=1, mask=None, views=sample.views[:1])
-        for sample in held_out
+        replace(sample, dataset_id=f"{sample.dataset_id} held out", passes=1, views=sample.views[:1]) for sample in held_out
     )

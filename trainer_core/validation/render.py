@@ -25,7 +25,8 @@ from ..run_dir import write_atomically
 from ..setup import Setup
 from ..specs.flow import FlowSpec
 from .pictures import draw_pair
-from .sample import Encoded, sample_latents
+from .previews import Previews, Show
+from .sample import Encoded, Foresee, sample_latents
 from .shots import Canvas, Shot, place_of
 
 
@@ -49,10 +50,10 @@ def render_shots(
     by_canvas: dict[Canvas, list[Shot]] = defaultdict(list)
     for shot in setup.shots:
         by_canvas[shot.canvas].append(shot)
-    for canvas, shots in by_canvas.items():
+    for shots in by_canvas.values():
         if all(paths[shot].exists() for shot in shots):
             continue
-        latents = _sample(setup, transformer, caches, context, shots, canvas, is_base=step == 0)
+        latents = _sample(setup, transformer, caches, context, shots, step)
         if latents is None:
             break
         vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
@@ -82,18 +83,28 @@ def _sample(
     caches: Caches,
     context: RunContext,
     shots: list[Shot],
-    canvas: Canvas,
-    *,
-    is_base: bool,
+    step: int,
 ) -> torch.Tensor | None:
+    """Of shots on one canvas; None after a wish to stop."""
     flow = setup.job.flow
     prompts = [encoded_prompt(caches, shot.prompt, flow) for shot in shots]
     negatives = [encoded_prompt(caches, shot.negative_prompt, flow) for shot in shots]
     transformer.eval()
-    with adapter_off(transformer) if is_base else nullcontext():
+    progress, foresee = context.progress("sample"), _previews(setup, context, shots, step)
+    with nullcontext() if step else adapter_off(transformer):
         return sample_latents(
-            transformer, prompts, negatives, setup.sampler, canvas, context.should_stop, context.progress("sample")
+            transformer, prompts, negatives, setup.sampler, shots[0].canvas, context.should_stop, progress, foresee
         )
+
+
+def _previews(setup: Setup, context: RunContext, shots: list[Shot], step: int) -> Foresee:
+    """What is done with a forecast: it is shown where there is a decoder."""
+    if setup.preview_decoder is None:
+        return lambda first, number, latents: None
+    show: Show = lambda shot, path: context.events.emit(  # noqa: E731
+        "preview", step=step, index=place_of(shot, setup.shots), path=str(path)
+    )
+    return Previews(setup.preview_decoder, setup.device, shots, context.run_dir.previews_dir, show)
 
 
 def _take_known(setup: Setup, paths: dict[Shot, Path], context: RunContext) -> None:

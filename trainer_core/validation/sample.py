@@ -20,12 +20,14 @@ from ..flux.predict import predict_velocity
 from ..flux.vae import DOWNSCALE, LATENT_CHANNELS
 from ..guidance import guide, similarity
 from ..specs.validation import ValidationSpec
+from .previews import preview_steps
 from .shots import Canvas
 
 TOKENS_AT_ONCE = 4096
 
 ShouldStop = Callable[[], bool]
 Progress = Callable[[int, int], None]
+Foresee = Callable[[int, int, Tensor], None]
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +97,18 @@ def sample_latents(
     canvas: Canvas,
     should_stop: ShouldStop = lambda: False,
     progress: Progress = lambda done, total: None,
+    foresee: Foresee = lambda first, step, latents: None,
 ) -> Tensor | None:
     """(number of prompts, 16, H, W) float32 on the CPU, or None when a stop was wished for. A negative for each prompt.
 
     All prompts start from the same noise. They are sampled as many at once as have the tokens of one 1024 px picture.
+    `foresee` is told, after some steps, the number of the batch's first prompt, the step's, and what the model foresees.
     """
     size = (1, LATENT_CHANNELS, canvas.height // DOWNSCALE, canvas.width // DOWNSCALE)
     noise = torch.randn(size, generator=torch.Generator("cpu").manual_seed(canvas.seed))
     sigmas = sampling_schedule(settings.num_steps, settings.shift or dynamic_shift(canvas.num_tokens))
     at_once, total = prompts_at_once(settings, canvas), len(prompts) * settings.num_steps
-    latents = []
+    latents, previewed = [], preview_steps(settings.num_steps)
     for start in range(0, len(prompts), at_once):
         part = slice(start, start + at_once)
         guided = Guided(transformer, prompts[part], negatives[part], settings, sigmas)
@@ -113,7 +117,10 @@ def sample_latents(
             if should_stop():
                 return None
             progress(start * settings.num_steps + number * len(x), total)
-            x = euler_step(x, guided.velocity(x, sigma, number), sigma, next_sigma)
+            velocity = guided.velocity(x, sigma, number)
+            if number in previewed:
+                foresee(start, number, x - sigma * velocity)
+            x = euler_step(x, velocity, sigma, next_sigma)
         latents.append(x)
         if guided.num_saved:
             log.info("real CFG was left out in %d of %d steps", guided.num_saved, settings.num_steps)

@@ -2,12 +2,12 @@
 //
 // The text belongs to the page and not to the workflow: its widget is not saved, and it comes with the first report.
 
-import { api } from "../../../scripts/api.js";
-import { app } from "../../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
 
 const MESSAGE = "flux_lora.guidance";
 const WIDGET = "guidance_report";
-const HEIGHT = 120; // in pixels; more lines scroll
+const HEIGHT = 72; // in pixels; more lines scroll
 
 app.registerExtension({
   name: "flux_lora.guider_report",
@@ -34,7 +34,7 @@ function show(node, text) {
   let widget = node.widgets?.find((one) => one.name === WIDGET);
   if (!widget) {
     const element = document.createElement("pre");
-    element.style.cssText = "margin:0;padding:4px 6px;overflow:auto;font:11px/1.35 monospace;white-space:pre;opacity:.85";
+    element.style.cssText = "margin:0;padding:4px 6px;overflow:auto;font:11px/1.35 monospace;white-space:pre-wrap;opacity:.85";
     widget = node.addDOMWidget(WIDGET, WIDGET, element, {
       serialize: false,
       hideOnZoom: false,
