@@ -26,6 +26,7 @@ PATH_FIELDS: dict[type[Spec], tuple[str, ...]] = {
         "t5_tokenizer_path",
         "assistant_lora_path",
         "pretrained_model_name_or_path",
+        "preview_decoder_path",
     ),
     DatasetSpec: ("instance_data_dir", "mask_data_dir", "reference_data_dir", "wildcards_dir", "caption_table"),
     LoraSpec: ("init_lora",),
