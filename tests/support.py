@@ -3,9 +3,11 @@
 import contextlib
 import io
 import json
+import math
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -95,6 +97,14 @@ class Command:
             self.stdout, self.stderr = out.getvalue(), err.getvalue()
         lines = self.stdout.strip().splitlines()
         self.report = json.loads(lines[-1]) if lines else {}
+
+
+def batches_per_epoch(samples: Sequence[Sample], batch_size: int) -> int:
+    """How many batches show everything once, repeats included: counted another way than the order does."""
+    counts: Counter = Counter()
+    for sample in samples:
+        counts[sample.dataset_id, sample.shape] += sample.passes
+    return sum(math.ceil(count / batch_size) for count in counts.values())
 
 
 def silent(done: int, total: int) -> None:

@@ -5,8 +5,8 @@ from collections import Counter
 import torch
 from PIL import Image
 
-from support import encoded, job_data, make_pictures, run_in_process
-from trainer_core.data.batches import BatchPlan, Visit, batches_per_epoch, read_batch
+from support import batches_per_epoch, encoded, job_data, make_pictures, run_in_process
+from trainer_core.data.batches import BatchPlan, Visit, read_batch
 from trainer_core.data.buckets import Bucket, fit_centre
 from trainer_core.data.images import apply_fit, load_rgb, to_image, to_tensor
 from trainer_core.data.index import index_datasets

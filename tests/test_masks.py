@@ -74,7 +74,7 @@ def test_a_mask_has_its_pictures_path_and_name_and_any_suffix(tmp_path):
     found = {sample.path.name: sample.mask.path.name for sample in index(tmp_path, tmp_path / "masks")}
     assert found == {"a.png": "a.webp", "b.jpg": "b.png"}, "and the masks further down are no pictures"
     Image.new("L", (64, 64)).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(JobError, match=r"a\.png and .*a\.webp are masks of the same name; take one out"):
+    with pytest.raises(JobError, match=r"a\.png and .*a\.webp are masks of one picture, .*a\.png; leave one"):
         index(tmp_path, tmp_path / "masks")
 
 

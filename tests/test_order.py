@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support import job_data, make_pictures, run_in_process
+from support import batches_per_epoch, job_data, make_pictures, run_in_process
 from trainer_core.course import order_of
-from trainer_core.data.batches import batches_per_epoch
 from trainer_core.data.buckets import Bucket, Fit, fit_centre
 from trainer_core.data.order import Mix, Order, Turns
 from trainer_core.data.sample import Facts, Index, Reference, Sample

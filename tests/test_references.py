@@ -8,8 +8,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
 from PIL import Image, ImageOps
 
-from support import add_lora, encoded, job_data, make_pictures, run_in_process
-from trainer_core.data.batches import BatchPlan, Visit, batches_per_epoch, read_batch
+from support import add_lora, batches_per_epoch, encoded, job_data, make_pictures, run_in_process
+from trainer_core.data.batches import BatchPlan, Visit, read_batch
 from trainer_core.data.buckets import Bucket, fit_centre
 from trainer_core.data.encode import reference_of
 from trainer_core.data.index import index_datasets

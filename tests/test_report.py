@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from support import Command, job_data, make_pictures, run_in_process
-from trainer_core.data.batches import batches_per_epoch
+from support import Command, batches_per_epoch, job_data, make_pictures, run_in_process
 from trainer_core.data.buckets import Bucket, Fit
 from trainer_core.data.index import index_datasets
 from trainer_core.data.report import CacheState, group_reasons, make_report

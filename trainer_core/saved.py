@@ -49,6 +49,9 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
         return SavedLora(Path(result["lora"]), result["steps"])
     if which == BEST and result and result["best_lora"]:
         return SavedLora(Path(result["best_lora"]), result["best_step"])
+    best = None if result else best_step(run_dir)
+    if which == BEST and best in steps:
+        which = str(best)
     if which == EMA and result and result["ema_lora"]:
         return SavedLora(Path(result["ema_lora"]), result["steps"], True)
     if which == BEST and not result and (losses := held_out_losses(run_dir)):
@@ -61,9 +64,19 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
         path = folder / f"{name}{'-ema' if kind else ''}.safetensors"
         if path.exists():
             return SavedLora(path, int(number), bool(kind))
-    known = [FINAL] * bool(result) + [BEST] * bool(result and result["best_lora"]) + [EMA] * bool(result and result["ema_lora"])
+    known = (
+        [FINAL] * bool(result)
+        + [BEST] * (best in steps or bool(result and result["best_lora"]))
+        + [EMA] * bool(result and result["ema_lora"])
+    )
     there = ", ".join([*known, *map(str, steps)])
     raise JobError(f"run {run_dir.run_id} has no LoRA {which!r}; there is: {there or 'nothing yet, let it save first'}")
+
+
+def best_step(run_dir: RunDir) -> int | None:
+    """The step of the lowest held-out loss of a trained adapter, the earliest of equals; None where none was measured."""
+    trained = {step: loss for step, loss in held_out_losses(run_dir).items() if step}
+    return min(trained, key=lambda step: (trained[step], step), default=None)
 
 
 def held_out_losses(run_dir: RunDir) -> dict[int, float]:

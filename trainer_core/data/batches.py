@@ -3,8 +3,6 @@
 All of it is a function of the seed and the number, so batches can be read ahead, again, or after a resume.
 """
 
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -146,11 +144,3 @@ def _read_masks(visits: Sequence[Visit], caches: Caches) -> tuple[Tensor | None,
             masks.append(caches.mask(sample, view))
             weights.append(flow.mask_weight(masks[-1], sample.mask.background_weight, sample.mask.normalise_area))
     return torch.stack(masks), torch.stack(weights)
-
-
-def batches_per_epoch(samples: Sequence[Sample], batch_size: int) -> int:
-    """How many batches show everything once, repeats included; without windows of steps."""
-    counts = Counter()
-    for sample in samples:
-        counts[sample.dataset_id, sample.shape] += sample.passes
-    return sum(math.ceil(count / batch_size) for count in counts.values())

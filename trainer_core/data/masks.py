@@ -12,11 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import JobError
-from ..run_dir import PICTURE_SUFFIXES, files_below
 from ..specs.dataset import DatasetSpec
-
-MAX_NAMED = 3
+from .companions import companion_folder, find_companions
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,7 @@ def alpha_mask(spec: DatasetSpec, path: Path) -> Mask | None:
 
 def mask_folder(spec: DatasetSpec) -> Path | None:
     """Where the masks of a dataset are, if it has any."""
-    given = spec.mask_data_dir.strip()
-    return Path(given).expanduser() if given else None
+    return companion_folder(spec.mask_data_dir)
 
 
 def find_masks(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -> dict[Path, Mask]:
@@ -46,21 +42,6 @@ def find_masks(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -> dic
     masks_dir = mask_folder(spec)
     if masks_dir is None:
         return {}
-    if not masks_dir.is_dir():
-        raise JobError(f"dataset {spec.id!r}: there is no folder {masks_dir.absolute()} with masks; correct mask_data_dir")
-    by_name: dict[Path, Path] = {}
-    for path in files_below(masks_dir, PICTURE_SUFFIXES):
-        other = by_name.setdefault(path.relative_to(masks_dir).with_suffix(""), path)
-        if other != path:
-            raise JobError(f"dataset {spec.id!r}: {other} and {path} are masks of the same name; take one out")
-    names = {picture: picture.relative_to(folder).with_suffix("") for picture in pictures}
-    missing = [str(picture) for picture, name in names.items() if name not in by_name]
-    if missing:
-        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
-        raise JobError(
-            f"dataset {spec.id!r}: no mask in {masks_dir.absolute()} for {', '.join(missing[:MAX_NAMED])}{more}; "
-            "add a white picture to train on all of it"
-        )
-    return {
-        picture: Mask(by_name[name], spec.mask_background_weight, spec.mask_normalise_area) for picture, name in names.items()
-    }
+    mend = "add a white picture to train on all of it"
+    found = find_companions(masks_dir, folder, pictures, kind="mask", dataset_id=spec.id, mend=mend)
+    return {picture: Mask(file.path, spec.mask_background_weight, spec.mask_normalise_area) for picture, file in found.items()}

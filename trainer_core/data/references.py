@@ -7,21 +7,19 @@ Loose, it has a bucket of its own at the same resolution, by its own aspect, and
 Needs no torch, so that the index of a dataset can be shown before anything heavy is loaded.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import JobError
-from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
 from .buckets import Bucket, Fit
+from .companions import companion_folder, find_companions
 from .crops import place
-from .find import Found, find_files
+from .find import Found
 from .sample import Facts, Reference, Reject
 from .upright import same_shape
 
-MAX_NAMED = 3
 UNCROPPED = {  # what DatasetSpec says of the pictures, and not of a loose reference
     "crop": False,
     "crop_style": "center",
@@ -44,8 +42,7 @@ class ReferenceFile(NamedTuple):
 
 def reference_folder(spec: DatasetSpec) -> Path | None:
     """Where the references of a dataset are, if it has any."""
-    given = spec.reference_data_dir.strip()
-    return Path(given).expanduser() if given else None
+    return companion_folder(spec.reference_data_dir)
 
 
 def find_references(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -> dict[Path, Found]:
@@ -53,25 +50,8 @@ def find_references(spec: DatasetSpec, folder: Path, pictures: Sequence[Path]) -
     references_dir = reference_folder(spec)
     if references_dir is None:
         return {}
-    there = references_dir.absolute()
-    if not references_dir.is_dir():
-        raise JobError(f"dataset {spec.id!r}: there is no folder {there} with references; correct reference_data_dir")
-    by_name: dict[str, list[Found]] = defaultdict(list)
-    for file in find_files(references_dir, PICTURE_SUFFIXES).files:
-        by_name[PurePosixPath(file.name).with_suffix("").as_posix()].append(file)
-    found = {picture: by_name.get(picture.relative_to(folder).with_suffix("").as_posix(), []) for picture in pictures}
-    missing = [str(picture) for picture, files in found.items() if not files]
-    if missing:
-        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
-        raise JobError(
-            f"dataset {spec.id!r}: no reference in {there} for {', '.join(missing[:MAX_NAMED])}{more}; add what each of them "
-            "starts from, or put them into a dataset without reference_data_dir"
-        )
-    for picture, files in found.items():
-        if len(files) > 1:
-            both = " and ".join(str(file.path) for file in files)
-            raise JobError(f"dataset {spec.id!r}: {both} are references of one picture, {picture}; leave one")
-    return {picture: files[0] for picture, files in found.items()}
+    mend = "add what each of them starts from, or put them into a dataset without reference_data_dir"
+    return find_companions(references_dir, folder, pictures, kind="reference", dataset_id=spec.id, mend=mend)
 
 
 def check_reference(path: Path, own: Facts | str, picture: Path, facts: Facts, spec: DatasetSpec) -> ReferenceFile:
