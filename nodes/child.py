@@ -41,6 +41,10 @@ BOOT = (
 log = logging.getLogger(__name__)
 
 
+class TrainingStopped(JobError):
+    """The training saved and ended because somebody asked it to, by the monitor's button or `flux-lora ask`."""
+
+
 def train(
     job: TrainJob,
     home: Path,
@@ -53,7 +57,7 @@ def train(
     """Train the job below the folder `home`, or go on with it, and return what result.json holds; at once if it is finished.
 
     All of it happens within `attach` of the run. `free_memory` is called before a child starts; `on_tick` several times a
-    second while it runs, and may raise to cancel. JobError carries what the user can mend.
+    second while it runs, and may raise to cancel. JobError carries what the user can mend; TrainingStopped is one of them.
     """
     run = run_dir_for(job, home / "runs")
     run.check_job(job)
@@ -179,7 +183,7 @@ def _outcome(code: int, run: RunDir) -> dict[str, Any]:
             shutil.rmtree(run.root)
         raise JobError(report["error"])
     if code == STOPPED:
-        raise JobError(f"training was stopped from outside at step {report['stopped_at']}; queue again to go on")
+        raise TrainingStopped(f"training was stopped at step {report['stopped_at']}; queue again to go on")
     death = _death("the training", code, run.log_path)
     note_exit(run.log_path, code)
     raise RuntimeError(death)

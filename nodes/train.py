@@ -20,7 +20,7 @@ from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
 from .attached import attached
-from .child import train
+from .child import TrainingStopped, train
 from .folders import home_dir, loras_dir, output_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .offers import offer
@@ -79,8 +79,6 @@ class TrainLoRA(io.ComfyNode):
         options: TrainingSpec | None = None,
         **values: Any,
     ) -> io.NodeOutput:
-        import comfy.model_management as management
-
         specs = completed(cls, values)
         name, max_train_steps, seed = (specs.pop(widget) for widget in ("name", "max_train_steps", "training_seed"))
         training = (options or TrainingSpec()).model_dump()
@@ -88,19 +86,31 @@ class TrainLoRA(io.ComfyNode):
         parts = {"base": model, "datasets": dataset, "training": training, **specs}
         job = parse_job({"name": name, **parts, "metadata": _metadata(cls.hidden)}, "TrainLoRA")
         check_job(job, "TrainLoRA")
-        result = train(
-            job,
-            home_dir(),
-            attach=partial(attached, node_id=_shown_node(cls.hidden)),
-            free_memory=_free_memory,
-            on_event=NodeProgress(cls.hidden.unique_id),
-            on_tick=management.throw_exception_if_processing_interrupted,
-        )
+        result = _trained(job, cls.hidden)
         path = offer(Path(result["lora"]), loras_dir() / f"{result['run_id']}.safetensors")
         samples = load_pictures(map(Path, result["samples"])) if result["samples"] else _no_samples()
         losses = {"loss": result["losses"]}
         shown = {"images": [_shown(path) for path in (result["before_after"], result["loss_curve"]) if path]}
+        shown["flux_lora_run"] = [result["run_id"]]  # for the monitor, which is not told of results that ComfyUI has kept
         return io.NodeOutput(_lora(path), str(path), losses, samples, result["run_dir"], ui=shown)
+
+
+def _trained(job: TrainJob, hidden: Any) -> dict[str, Any]:
+    """The result of the run. A stop by the monitor's button ends the graph as Cancel does: it is no error."""
+    import comfy.model_management as management
+
+    try:
+        return train(
+            job,
+            home_dir(),
+            attach=partial(attached, node_id=_shown_node(hidden)),
+            free_memory=_free_memory,
+            on_event=NodeProgress(hidden.unique_id),
+            on_tick=management.throw_exception_if_processing_interrupted,
+        )
+    except TrainingStopped as stopped:
+        log.info("%s", stopped)
+        raise management.InterruptProcessingException from None
 
 
 class NodeProgress:

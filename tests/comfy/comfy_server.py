@@ -86,8 +86,8 @@ class Server:
             self.process.kill()
 
 
-def start_server(comfyui: Path, python: Path, base_dir: Path) -> Server:
-    """Start ComfyUI on the CPU with this pack as its only custom node; returns once it answers."""
+def start_server(comfyui: Path, python: Path, base_dir: Path, *flags: str) -> Server:
+    """Start ComfyUI on the CPU with this pack as its only custom node, and with more flags; returns once it answers."""
     for name in ("custom_nodes", "models", "input", "output", "user"):
         (base_dir / name).mkdir(parents=True)
     (base_dir / "custom_nodes" / PACK_NAME).symlink_to(PACK_ROOT, target_is_directory=True)
@@ -95,7 +95,7 @@ def start_server(comfyui: Path, python: Path, base_dir: Path) -> Server:
     (base_dir / "user" / "flux_lora_studio.json").write_text(json.dumps(allowed), encoding="utf-8")
     port = _free_port()
     command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", base_dir]
-    command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
+    command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes", *flags]
     log_path = base_dir / "server.log"
     with log_path.open("wb") as log:
         process = subprocess.Popen(

@@ -1,0 +1,121 @@
+"""ComfyUI's page as a user has it before them: opened, a workflow on the canvas, a node in front, errors of our files noted."""
+
+import json
+import os
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comfy_server import PACK_NAME, Server
+from graphs import EXAMPLE, load_workflow
+
+PATIENCE = 300_000  # ms; a busy machine is twenty times slower
+STEPS = 40
+SIZE = {"width": 1500, "height": 1000}
+SHORT = {
+    "TrainLoRA": {"name": "scenario", "max_train_steps": STEPS},
+    "ValidationConfig": {"validation_prompts": "airplane\nautomobile", "validation_num_inference_steps": 2},
+    "TrainingOptions": {"train_batch_size": 4},
+    "BasicScheduler": {"steps": 2},
+    "EmptySD3LatentImage": {"batch_size": 1},
+}
+
+CHANGE = """changes => {
+  for (const [type, values] of Object.entries(changes)) {
+    const node = app.graph.nodes.find(node => node.type === type);
+    for (const [name, value] of Object.entries(values)) {
+      const widget = node.widgets.find(widget => widget.name === name);
+      widget.value = value;
+      widget.callback?.(value);
+    }
+  }
+}"""
+CENTER = """type => {
+  const node = app.graph.nodes.find(node => node.type === type);
+  app.canvas.ds.scale = 0.9;
+  app.canvas.ds.offset = [560 - node.pos[0], 110 - node.pos[1]];
+  app.canvas.setDirty(true, true);
+}"""
+
+
+@dataclass
+class Comfy:
+    """A page of a server, with what went wrong in our files since it was opened."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+
+    @property
+    def monitor(self) -> Any:
+        return self.page.locator(".fls-node").first
+
+    def load_example(self, **training: Any) -> None:
+        """The example workflow, shortened, with TrainLoRA in front; `training` are values of its widgets."""
+        self.page.evaluate(
+            "async workflow => { await app.loadGraphData(workflow, true, true, 'example') }", load_workflow(EXAMPLE)
+        )
+        self.page.evaluate(CHANGE, SHORT | {"TrainLoRA": SHORT["TrainLoRA"] | training})
+        self.show("TrainLoRA")
+
+    def show(self, node_type: str) -> None:
+        self.page.evaluate(CENTER, node_type)
+
+    def run(self) -> None:
+        """Press Run."""
+        self.page.get_by_role("button", name="Run", exact=True).first.click()
+
+    def dots(self) -> int:
+        """How many steps the chart in the node shows."""
+        path = self.monitor.locator(".fls-dots").first
+        return (path.get_attribute("d") or "").count("M") if path.count() else 0
+
+    def wait_for_dots(self, more_than: int) -> int:
+        script = "count => (document.querySelector('.fls-node .fls-dots')?.getAttribute('d').match(/M/g) ?? []).length > count"
+        self.page.wait_for_function(script, arg=more_than, timeout=PATIENCE)
+        return self.dots()
+
+    def wait_for_headline(self, text: str) -> None:
+        self.monitor.locator(".fls-headline", has_text=text).wait_for(timeout=PATIENCE)
+
+    def property(self) -> str:
+        """The run that the node remembers."""
+        return self.page.evaluate("app.graph.nodes.find(node => node.type === 'TrainLoRA').properties.flux_lora_run ?? ''")
+
+    def value(self, node_type: str, widget: str) -> Any:
+        script = "([type, name]) => app.graph.nodes.find(node => node.type === type).widgets.find(w => w.name === name).value"
+        return self.page.evaluate(script, [node_type, widget])
+
+    def shot(self, name: str) -> None:
+        """A picture of the page, for people to look at, where FLUX_LORA_SHOTS names a folder for them."""
+        if folder := os.environ.get("FLUX_LORA_SHOTS"):
+            self.page.screenshot(path=Path(folder) / f"{name}.png")
+
+    def reload(self) -> None:
+        self.page.reload()
+        wait_until_ready(self.page)
+
+
+def open_page(browser: Any, server: Server, **settings: Any) -> Comfy:
+    """A page of its own context, so nothing is left from another; settings such as `vue=True` are ComfyUI's."""
+    body = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.WarnBlueprintOverwrite": False, **settings}
+    request = urllib.request.Request(f"{server.url}/settings", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=30).close()
+    page = browser.new_context(viewport=SIZE).new_page()
+    comfy = Comfy(page)
+    page.on("pageerror", lambda error: note(comfy, f"{error}\n{error.stack}"))
+    page.on("console", lambda message: note(comfy, f"{message.text} {message.location}") if message.type == "error" else None)
+    page.goto(server.url)
+    wait_until_ready(page)
+    return comfy
+
+
+def wait_until_ready(page: Any) -> None:
+    page.wait_for_function("() => window.app?.vueAppReady && window.app.graph", timeout=PATIENCE)
+    page.wait_for_function("() => app.graph.nodes !== undefined", timeout=PATIENCE)
+
+
+def note(comfy: Comfy, text: str) -> None:
+    """Errors of ComfyUI itself are not ours."""
+    if f"/extensions/{PACK_NAME}/" in text or "/flux_lora/" in text:
+        comfy.errors.append(text)
