@@ -4,6 +4,7 @@ What comes in may be anything: names that lead elsewhere, archives that unfold t
 pictures. All of it lands in a hidden folder first and is counted while it comes; the dataset appears whole or not at all.
 """
 
+import errno
 import os
 import stat
 import struct
@@ -11,6 +12,7 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,7 +26,7 @@ LARGEST_PICTURE, LARGEST_CAPTION = 1 << 28, 1 << 20
 MOST_FOLDERS = 4
 MOST_NAMED = 500  # files that the answer says are left out
 CHUNK = 1 << 18
-CAPTION, ARCHIVE = ".txt", ".zip"
+CAPTIONS, ARCHIVE = (".txt", ".caption"), ".zip"
 UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may ask for gigabytes of memory
 DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError)
 END_OF_ARCHIVE, LARGE_ARCHIVE, END_OF_LARGE_ARCHIVE = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
@@ -73,9 +75,9 @@ class Intake:
         """Everything in an archive that is wanted, as if it had come one by one; the archive is gone then."""
         try:
             check_list(path)
-            with zipfile.ZipFile(path) as archive:
+            with _sound_places(), zipfile.ZipFile(path) as archive:
                 for entry in archive.infolist():
-                    if not entry.is_dir():
+                    if not entry.filename.endswith("/"):  # a folder; is_dir() stumbles over an empty name
                         self._unpack(archive, entry)
         except DAMAGED:
             raise Refusal(400, "the archive is damaged, or no zip file") from None
@@ -105,7 +107,7 @@ class Intake:
             self.leave_out(entry.filename, "is packed with a password or in an unusual way")
         elif incoming := self.open(entry.filename):
             try:
-                with archive.open(entry) as packed, incoming:
+                with _sound_places(), archive.open(entry) as packed, incoming:
                     while chunk := packed.read(CHUNK):
                         incoming.write(chunk)
             except DAMAGED:
@@ -121,7 +123,7 @@ class Intake:
             reason = "is a hidden file"
         elif len(parts) > MOST_FOLDERS + 1:
             reason = "lies too many folders deep"
-        elif Path(parts[-1]).suffix.lower() not in PICTURE_SUFFIXES | {CAPTION}:
+        elif Path(parts[-1]).suffix.lower() not in (*PICTURE_SUFFIXES, *CAPTIONS):
             reason = "is neither a picture nor a caption (.txt)"
         *folders, file = parts or ["_"]
         stem, dot, suffix = file.rpartition(".")
@@ -141,7 +143,7 @@ class Incoming:
     def __init__(self, intake: Intake, name: str, path: Path):
         self._intake, self._name, self.path = intake, name, path
         self._is_archive = path.suffix == ARCHIVE
-        self._most = MOST_BYTES if self._is_archive else LARGEST_CAPTION if path.suffix == CAPTION else LARGEST_PICTURE
+        self._most = MOST_BYTES if self._is_archive else LARGEST_CAPTION if path.suffix.lower() in CAPTIONS else LARGEST_PICTURE
         self._written, self._file = 0, None
 
     def __enter__(self) -> "Incoming":
@@ -170,12 +172,23 @@ class Incoming:
     def _judge(self) -> None:
         if self._written > self._most:
             self.discard(f"is larger than {self._most >> 20} MiB")
-        elif self.path.suffix.lower() == CAPTION:
+        elif self.path.suffix.lower() in CAPTIONS:
             return
         elif is_picture(self.path):
             self._intake.pictures += 1
         else:
             self.discard("is no picture, whatever its name says")
+
+
+@contextmanager
+def _sound_places() -> Iterator[None]:
+    """An archive that names places before its own beginning is damaged, which zipfile leaves to the system to say."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile from None
 
 
 def is_picture(path: Path) -> bool:

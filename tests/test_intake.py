@@ -1,6 +1,7 @@
 """What the page brings in lands in its folder or is named with the reason, whatever the names and the archives say."""
 
 import io
+import random
 import stat
 import struct
 import zipfile
@@ -53,7 +54,7 @@ def reasons(intake):
 
 
 def test_pictures_and_captions_come_in_as_they_are(intake, tmp_path):
-    files = {"a.png": png(), "a.txt": b"a ball", "B.JPG": b"\xff\xd8\xff\xe0rest"}
+    files = {"a.png": png(), "a.txt": b"a ball", "a.caption": b"kohya's", "B.JPG": b"\xff\xd8\xff\xe0rest"}
     bring(intake, files)
     assert settled(intake, tmp_path) == files and intake.pictures == 2 and intake.left_out == []
 
@@ -196,6 +197,45 @@ def test_a_damaged_entry_leaves_the_others(intake, tmp_path):
     (tmp_path / "all.zip").write_bytes(data)
     intake.unpack(tmp_path / "all.zip")
     assert reasons(intake) == {"a.png": "is damaged in the archive"} and settled(intake, tmp_path).keys() == {"b.png"}
+
+
+def test_an_entry_without_a_name_leaves_the_others(intake, tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("a.png", png())
+        archive.writestr("x.png", png())
+    data = bytearray((tmp_path / "all.zip").read_bytes())
+    entry, end = data.rindex(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    data[end + 12 : end + 16] = struct.pack("<L", struct.unpack("<L", data[end + 12 : end + 16])[0] - len("x.png"))
+    del data[entry + 46 : entry + 46 + len("x.png")]
+    data[entry + 28 : entry + 30] = bytes(2)  # the length of the name
+    (tmp_path / "all.zip").write_bytes(data)
+    intake.unpack(tmp_path / "all.zip")
+    assert settled(intake, tmp_path).keys() == {"a.png"} and reasons(intake) == {"": "is a hidden file"}
+
+
+def test_archives_with_bytes_gone_wrong_are_refused_or_named_and_nothing_else(tmp_path):
+    source = io.BytesIO()
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in (("a.png", png()), ("b/b.png", png((64, 64))), ("b/b.txt", b"a ball")):
+            archive.writestr(name, data)
+    draw = random.Random(8)
+    outcomes = set()
+    for number in range(300):
+        data = bytearray(source.getvalue())
+        for _ in range(draw.randrange(1, 4)):
+            data[draw.randrange(len(data))] = draw.randrange(256)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "all.zip").write_bytes(data[: draw.choice([len(data), draw.randrange(len(data))])])
+        try:
+            one = intake_file.Intake(folder)
+            one.unpack(folder / "all.zip")
+            outcomes.add("named" if one.left_out else "whole")
+        except Refusal:
+            outcomes.add("refused")
+        assert {path.name for path in folder.iterdir()} <= {"files", "all.zip"}
+    assert outcomes == {"named", "whole", "refused"}
+    assert {path.name for path in tmp_path.iterdir()} == set(map(str, range(300)))
 
 
 @pytest.mark.parametrize(
