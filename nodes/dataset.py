@@ -16,14 +16,14 @@ from ..trainer_core.data.small_buckets import settle_small_buckets
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
 from ..trainer_core.graph_parts import DEMO_FOLDERS, chosen_folder
-from ..trainer_core.run_dir import PICTURE_SUFFIXES, READ_BY_DATASETS, dataset_digest
+from ..trainer_core.run_dir import PICTURE_SUFFIXES, READ_BY_DATASETS
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
 from .dataset_options import joined
 from .folders import home_dir, input_dir
 from .model_files import ComfyPlaces
-from .permissions import check_part, is_readable
+from .permissions import check_part, digest_of
 from .pictures import keep_batch, to_batch
 from .widgets import (
     CATEGORY,
@@ -103,10 +103,7 @@ class DatasetBucket(io.ComfyNode):
         places = [values.get(name, "") for name in ("folder", "path", *READ_BY_DATASETS)]
         if None in places:
             return float("nan")
-        read = ["" if "images" in values else str(chosen_folder(*places[:2], ComfyPlaces())), *places[2:]]
-        if not all(is_readable(Path(place.strip()).expanduser()) for place in filter(None, read)):
-            return ""  # and `execute` refuses it
-        return dataset_digest(*read)
+        return digest_of("" if "images" in values else str(chosen_folder(*places[:2], ComfyPlaces())), *places[2:])
 
     @classmethod
     def execute(

@@ -9,8 +9,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer_core.errors import JobError
-from ..trainer_core.run_dir import dataset_digest
 from ..trainer_core.specs.dataset import DatasetSpec
+from .permissions import digest_of
 from .widgets import CATEGORY, DatasetOptions, completed, lines_of, widget
 
 CROP = (  # the widgets of each node in the order of saved workflows: append, never insert
@@ -71,7 +71,7 @@ class DatasetCaptions(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, caption_table: str = "", wildcards_dir: str = "", **rest: Any) -> str:
         """Changes when the table or a list of wildcards does, so that the dataset is looked at again."""
-        return dataset_digest(caption_table or "", wildcards_dir or "")
+        return digest_of(caption_table, wildcards_dir)
 
     @classmethod
     def execute(cls, previous_options: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:

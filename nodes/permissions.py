@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..trainer_core.errors import JobError
 from ..trainer_core.job import TrainJob
 from ..trainer_core.job_paths import paths_of, paths_of_job
-from ..trainer_core.run_dir import RunDir
+from ..trainer_core.run_dir import RunDir, dataset_digest
 from ..trainer_core.runs import find_run
 from ..trainer_core.specs.spec import Spec
 from .folders import home_dir, input_dir, output_dir
@@ -92,6 +92,12 @@ def is_readable(path: Path) -> bool:
     if not any(_inside(Path(os.path.abspath(path)), root) for root in allowed):
         return False
     return ".." not in path.parts or any(_inside(path.resolve(), root.resolve()) for root in allowed)
+
+
+def digest_of(*places: str | None) -> str:
+    """`dataset_digest` of what a workflow may read; the rest is not looked up, and `check_job` will refuse it."""
+    named = [(place or "").strip() for place in places]
+    return dataset_digest(*(place if place and is_readable(Path(place).expanduser()) else "" for place in named))
 
 
 def own_run(run: Any, node: str) -> RunDir:

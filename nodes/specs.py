@@ -4,7 +4,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer_core.run_dir import dataset_digest
 from ..trainer_core.specs.adapter import LoraSpec
 from ..trainer_core.specs.flow import FlowSpec
 from ..trainer_core.specs.optimizer import OptimizerSpec
@@ -12,6 +11,7 @@ from ..trainer_core.specs.spec import Spec
 from ..trainer_core.specs.training import TrainingSpec
 from ..trainer_core.specs.tread import TreadRoute
 from ..trainer_core.specs.validation import ValidationSpec
+from .permissions import digest_of
 from .widgets import (
     CATEGORY,
     FlowConfigWire,
@@ -39,7 +39,7 @@ class LoRAConfig(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, init_lora: str | None = "", **rest: Any) -> str:
         """Changes when the LoRA to start from does."""
-        return dataset_digest(init_lora or "")
+        return digest_of(init_lora)
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:

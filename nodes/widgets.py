@@ -20,6 +20,8 @@ from .seldom import SELDOM_TOUCHED
 CATEGORY = "FLUX LoRA"
 LARGEST_WIDGET_INT = 2**53 - 1  # the browser keeps numbers as doubles and would round a larger one
 
+NEWER_OPTIONS = frozenset({"advanced"})
+
 FluxTrainModel = io.Custom("FLUX_TRAIN_MODEL")
 TrainDataset = io.Custom("TRAIN_DATASET")
 DatasetOptions = io.Custom("DATASET_OPTIONS")
@@ -60,9 +62,9 @@ def text(name: str, tooltip: str, default: str = "", **changes: Any) -> io.Input
 
 
 def understood(make: Callable[..., io.Input], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that this ComfyUI knows; `advanced` came after 0.3.64."""
+    """The options without those that came after 0.3.64 and that this ComfyUI does not know yet."""
     known = signature(make).parameters
-    return {name: value for name, value in options.items() if name in known}
+    return {name: value for name, value in options.items() if name in known or name not in NEWER_OPTIONS}
 
 
 def completed(node: type[io.ComfyNode], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from tools.refresh.help_tables import BEGIN, END, make_table, with_table
+from tools.refresh.help_tables import BEGIN, END, make_table, page_path, with_table
 from tools.refresh.made import SCHEMA_PATH, make_pages
 from tools.refresh.schema import broken_promises
 from tools.refresh.texts import SPECIAL, TRANSLATED, leaves, read_json, texts_path, translated
@@ -17,6 +17,12 @@ ENGLISH = read_json(texts_path("en"))
 def test_the_tables_of_the_help_pages_are_current():
     for path, page in make_pages(SCHEMA, ENGLISH).items():
         assert path.read_text(encoding="utf-8") == page, f"{path.name}: run python -m tools.refresh"
+
+
+def test_each_help_page_shows_its_node_in_a_small_picture():
+    for node in SCHEMA:
+        assert f"({node}.jpg)" in page_path(node).read_text(encoding="utf-8"), node
+        assert page_path(node).with_suffix(".jpg").stat().st_size < 60_000, node
 
 
 @pytest.mark.parametrize("language", TRANSLATED)

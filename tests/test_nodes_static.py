@@ -11,6 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from trainer_core.specs.adapter import LoraSpec
+from trainer_core.specs.base import BaseModelSpec
+from trainer_core.specs.dataset import DatasetSpec
+from trainer_core.specs.flow import FlowSpec
+from trainer_core.specs.optimizer import OptimizerSpec
+from trainer_core.specs.training import TrainingSpec
+from trainer_core.specs.validation import ValidationSpec
+
+SPECS = (BaseModelSpec, DatasetSpec, LoraSpec, OptimizerSpec, FlowSpec, ValidationSpec, TrainingSpec)
 PACK_ROOT = Path(__file__).parents[1]
 NODES_DIR = PACK_ROOT / "nodes"
 NODE_FILES = sorted(NODES_DIR.glob("*.py"))
@@ -166,3 +175,9 @@ both = child_environment({{name: "expandable_segments:True,backend:cudaMallocAsy
 assert both[name] == "expandable_segments:True"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_folded_away_is_a_field_of_the_job() -> None:
+    values = [node.value for node in parse(NODES_DIR / "seldom.py").body if isinstance(node, ast.Assign)]
+    folded = {item.value for item in values[0].args[0].elts}
+    assert folded and folded <= {name for spec in SPECS for name in spec.model_fields}

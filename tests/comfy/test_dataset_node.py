@@ -207,3 +207,11 @@ def test_masks_that_go_with_nothing_are_refused(server: Server, example: Prompt,
     outcome = queue(server.url, graph(example, batch, **inputs))
     assert (outcome.status, outcome.error_node) == ("error", "DatasetBucket")
     assert message in outcome.error
+
+
+def test_only_folders_that_hold_pictures_are_offered(server: Server) -> None:
+    (server.base_dir / "input" / "empty").mkdir()
+    make_pictures(server.base_dir / "input" / "shelf" / "cats", 1)
+    offered = server.get("/object_info/DatasetBucket")["DatasetBucket"]["input"]["optional"]["folder"][1]["options"]
+    assert offered[0] == "pico demo pictures" and "shelf/cats" in offered
+    assert not {"empty", "shelf", "3d"} & set(offered)

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from tools.workflows.examples import EXAMPLES
+from tools.workflows.graph import to_workflow
+
 from .help_tables import page_path, with_table
 from .schema import describe
 from .texts import ROOT, TRANSLATED, as_json, english, read_json, texts_path, translated
@@ -26,7 +29,12 @@ def make_all(info: Info) -> dict[Path, str]:
         texts_path("en"): as_json(texts),
         **{texts_path(language): as_json(translated(texts, read_json(texts_path(language)))) for language in TRANSLATED},
         **make_pages(schema, texts),
+        **{workflow_path(one.name): as_json(to_workflow(one, info)) for one in EXAMPLES},
     }
+
+
+def workflow_path(name: str) -> Path:
+    return ROOT / "example_workflows" / f"{name}.json"
 
 
 def make_pages(schema: Info, texts: Info) -> dict[Path, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 Info = dict[str, Any]
 FROM_FOLDERS = frozenset({"folder", "transformer", "vae", "clip_l", "t5", "assistant_lora", "checkpoint"})
-KEPT = ("default", "min", "max", "step", "multiline", "options", "advanced")
+KEPT = ("default", "min", "max", "step", "multiline", "options")  # as every version of ComfyUI tells it
 
 
 def describe(nodes: Info) -> Info:

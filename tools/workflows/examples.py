@@ -26,7 +26,7 @@ FIRST = Workflow(
     (
         (
             "Read me",
-            "Press **Run**. In a minute or two on a laptop's processor the sixteen pictures on the left become a LoRA, and the "
+            "Press **Run**. In two or three minutes on a laptop's processor the sixteen pictures on the left become a LoRA, and the "
             "right side pictures a subject that it never saw, in their style.\n\nNothing is downloaded: **pico** is a small FLUX "
             f"that ships with the pack. {FOR_FLUX}",
         ),
@@ -82,7 +82,7 @@ SUBJECT = Workflow(
             (
                 (
                     validation(validation_prompts="a picture of zorb fox\nfox\nbear\ncat face"),
-                    train("zorb", 300, dataset="plain"),
+                    train("zorb", 200, dataset="plain"),
                 ),
             ),
         ),
@@ -114,7 +114,7 @@ STYLE = Workflow(
             (
                 (
                     validation(validation_step_interval=100, validation_resolution="64x64, 96x64"),
-                    train("two-sizes", 300),
+                    train("two-sizes", 200),
                 ),
             ),
         ),
@@ -151,7 +151,7 @@ MASKED = Workflow(
             ),
         ),
         Group("2  How to train", ((lora(), optimizer(learning_rate=1e-3)), (flow(), options()))),
-        Group("3  Train", ((validation(validation_prompts="a picture of zorb fox\nfox"), train("masked", 200)),)),
+        Group("3  Train", ((validation(validation_prompts="a picture of zorb fox\nfox"), train("masked", 150)),)),
         test_group("4  Test", "masked", "a picture of zorb fox"),
     ),
 )
@@ -183,7 +183,7 @@ TREAD = Workflow(
                 (optimizer(),),
             ),
         ),
-        Group("3  Train", ((validation(), train("tread", 300, routes="route")),)),
+        Group("3  Train", ((validation(), train("tread", 200, routes="route")),)),
         test_group("4  Test", "tread", "butterfly"),
     ),
 )
@@ -262,7 +262,7 @@ GUIDANCE = Workflow(
         Group(
             "3  Guidance 1",
             (
-                (flow(flux_guidance_value=1.0), train("guidance-1", 300)),
+                (flow(flux_guidance_value=1.0), train("guidance-1", 200)),
                 (
                     *prompts("crown", guidance=2.5)[:2],
                     prompts("crown", guidance=2.5)[3],
@@ -275,7 +275,7 @@ GUIDANCE = Workflow(
         Group(
             "4  Guidance 3.5",
             (
-                (flow("flow 2", flux_guidance_value=3.5), train("guidance-3.5", 300, "train 2", flow="flow 2")),
+                (flow("flow 2", flux_guidance_value=3.5), train("guidance-3.5", 200, "train 2", flow="flow 2")),
                 (
                     *prompts("crown", end=" 2", run="train 2.TRAIN_RUN", guidance=3.5),
                     adaptive(" 2", cfg=3.0, threshold=0.96, initial_disabled_steps=2),
@@ -306,17 +306,17 @@ COMPARE = Workflow(
         Group("1  Pictures and base", ((base(),), (pictures(), look("buckets", "pictures.preview", "Buckets")))),
         Group(
             "2  How to train",
-            ((lora(), optimizer()), (flow(), options(checkpoint_step_interval=100, checkpoints_total_limit=4))),
+            ((lora(), optimizer()), (flow(), options(checkpoint_step_interval=50, checkpoints_total_limit=4))),
         ),
-        Group("3  Train", ((validation(num_held_out=4, eval_steps_interval=50), train("compared", 300)),)),
+        Group("3  Train", ((validation(num_held_out=4, eval_steps_interval=50), train("compared", 200)),)),
         Group(
             "4  Compare",
             (
                 (
-                    node("compare", "CompareCheckpoints", {"run": "train.TRAIN_RUN"}, width=420),
-                    node("grid", "PreviewImage", {"images": "compare.grid"}, title="The grid", width=420, picture=700),
+                    node("compare", "CompareCheckpoints", {"run": "train.TRAIN_RUN"}, across=420),
+                    node("grid", "PreviewImage", {"images": "compare.grid"}, title="The grid", across=420, picture=700),
                     node(
-                        "scores", "PreviewAny", {"source": "compare.report"}, title="What was measured", width=420, picture=260
+                        "scores", "PreviewAny", {"source": "compare.report"}, title="What was measured", across=420, picture=260
                     ),
                 ),
             ),
@@ -334,7 +334,7 @@ RESUME = Workflow(
         ),
         (
             "Train on",
-            "Raise **max_train_steps** to 300 and press **Run**: with **lr_scheduler** *constant_with_warmup* the course of the learning "
+            "Raise **max_train_steps** to 250 and press **Run**: with **lr_scheduler** *constant_with_warmup* the course of the learning "
             "rate does not hang on the length, so training simply goes on. **checkpoint** *latest* below pictures a stopped run, too. "
             f"{FOR_FLUX}",
         ),
@@ -348,7 +348,7 @@ RESUME = Workflow(
                 (flow(), options(checkpoint_step_interval=50)),
             ),
         ),
-        Group("3  Train", ((validation(), train("resumed", 200)),)),
+        Group("3  Train", ((validation(), train("resumed", 150)),)),
         test_group("4  Test", "resumed", "snowman", checkpoint="latest"),
     ),
 )

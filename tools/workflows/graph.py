@@ -26,7 +26,7 @@ class Node:
     links: Mapping[str, str] = field(default_factory=dict)
     widgets: Mapping[str, Any] = field(default_factory=dict)
     title: str = ""
-    width: int = 340
+    across: int = 340
     picture: int = 0  # pixels of height for the pictures that it will show
 
 
@@ -78,7 +78,7 @@ def to_workflow(described: Workflow, info: Info) -> dict[str, Any]:
     }
 
 
-NOTE_WIDTH, NOTE_HEIGHT = 620, 260
+NOTE_WIDTH, NOTE_HEIGHT = 620, 190
 
 
 def _source(source: str, ids: Mapping[str, int], kinds: Mapping[str, str], info: Info) -> tuple[int, int]:
@@ -122,7 +122,7 @@ def _save(node: Node, number: int, place: tuple[int, int], links: list[list[Any]
         "id": number,
         "type": node.kind,
         "pos": list(place),
-        "size": [node.width, _height(node, told)],
+        "size": [node.across, _height(node, told)],
         "flags": {},
         "order": number - 1,
         "mode": 0,
@@ -167,7 +167,7 @@ def _lay_out(described: Workflow, info: Info) -> tuple[dict[str, tuple[int, int]
             for node in column:
                 places[node.key] = (x, y)
                 y += _height(node, info[node.kind]) + TITLE + NODES_APART
-            x += max(node.width for node in column) + GAP
+            x += max(node.across for node in column) + GAP
             bottom = max(bottom, y)
         x += MARGIN - GAP
         frames.append(

@@ -7,19 +7,20 @@ from .graph import Group, Node
 
 FOR_FLUX = (
     "For FLUX.1 dev choose your files in *Load FLUX for Training* (and your card's size in **card**), your pictures in "
-    "*Dataset Bucket*, learning rate 1e-4, batch size 1, shift 0, guidance 1, and latents of 1024 x 1024."
+    "*Dataset Bucket*, mixed_precision bf16, learning rate 1e-4, batch size 1, shift 0, guidance 1, and latents of 1024 x 1024."
 )
 SUBJECTS = "airplane\nautomobile\nbear\nbicycle\nbutterfly\ncamera\ncrown\nfish"
 
 
 def node(key: str, kind: str, links: Mapping[str, str] | None = None, **widgets: Any) -> Node:
-    """A node with its links and widgets; `title`, `width` and `picture` are its looks."""
-    looks = {name: widgets.pop(name) for name in ("title", "width", "picture") if name in widgets}
+    """A node with its links and widgets; `title`, `across` (pixels) and `picture` are its looks."""
+    looks = {name: widgets.pop(name) for name in ("title", "across", "picture") if name in widgets}
     return Node(key, kind, links or {}, widgets, **looks)
 
 
 def base(**widgets: Any) -> Node:
-    return node("model", "LoadFluxForTraining", **widgets)
+    """float32, since processors without bf16 of their own take many times as long for it."""
+    return node("model", "LoadFluxForTraining", **{"mixed_precision": "no", **widgets})
 
 
 def pictures(key: str = "pictures", links: Mapping[str, str] | None = None, **widgets: Any) -> Node:
@@ -56,13 +57,13 @@ def options(**widgets: Any) -> Node:
 
 
 def validation(**widgets: Any) -> Node:
-    return node("validation", "ValidationConfig", **{"validation_prompts": SUBJECTS, "width": 420, **widgets})
+    return node("validation", "ValidationConfig", **{"validation_prompts": SUBJECTS, "across": 420, **widgets})
 
 
 def train(name: str, steps: int, key: str = "train", dataset: str = "pictures", **links: str) -> Node:
     wired = {"model": "model", "dataset": dataset, "lora": "lora", "optimizer": "optimizer", "flow": "flow"}
     wired |= {"validation": "validation", "options": "options", **links}
-    return node(key, "TrainLoRA", wired, name=name, max_train_steps=steps, width=420, picture=420)
+    return node(key, "TrainLoRA", wired, name=name, max_train_steps=steps, across=420, picture=420)
 
 
 def prompts(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.comfy.comfy_client import Outcome, queue
 from tests.comfy.comfy_server import HOW_TO_GET_ONE, Server, find_comfyui, find_python, start_server
@@ -85,9 +85,8 @@ def _grid(paths: list[Path]) -> Image.Image:
     square, half = Image.new("RGB", (EDGE, EDGE)), EDGE // 2
     for number, path in enumerate(paths):
         with Image.open(path) as file:
-            square.paste(
-                file.convert("RGB").resize((half, half), Image.Resampling.LANCZOS), (number % 2 * half, number // 2 * half)
-            )
+            fitted = ImageOps.fit(file.convert("RGB"), (half, half), Image.Resampling.LANCZOS)
+        square.paste(fitted, (number % 2 * half, number // 2 * half))
     return square
 
 
