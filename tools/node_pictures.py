@@ -51,6 +51,7 @@ def main() -> None:
         try:
             browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-dev-shm-usage"])
             page = browser.new_page(viewport={"width": 1200, "height": 1350})
+            page.request.post(f"{server.url}/settings", data={"Comfy.TutorialCompleted": True})  # no templates over everything
             page.goto(server.url)
             page.wait_for_function("window.app?.vueAppReady", timeout=120_000)
             for node in our_nodes(server.get("/object_info")):
