@@ -44,7 +44,7 @@ app.registerExtension({
     const begun = new Set(); // runs that this page has seen at work
     api.addEventListener("flux_lora.run", ({ detail }) => {
       showRun(app, detail);
-      feeds.wake(detail.run_id);
+      feeds.revive(detail.run_id);
       history.changed();
       if (detail.state === "running") begun.add(detail.run_id);
       else if (begun.delete(detail.run_id) && detail.state === "finished") announce(detail.run_id, history);

@@ -15,6 +15,7 @@ MOST_SECONDS = 12.0
 IDLE = 1.0  # processes that wanted a core in the last minute
 
 
+@pytest.mark.slow
 def test_the_first_step_comes_within_twelve_seconds_of_run(server: Server, record_property: pytest.RecordProperty) -> None:
     prompt = change(to_prompt(load_workflow(EXAMPLE), server.get("/object_info")), "TrainLoRA", name="first-step")
     is_idle = os.getloadavg()[0] < IDLE

@@ -37,6 +37,7 @@ test("a run that died is told apart from one that was stopped, and says where it
 test("a server that does not answer, and a run that is gone, are said", () => {
   assert.match(explanation({ state, server: "running", isLost: true }), /does not answer/);
   assert.match(explanation({ state, server: "running", isLost: true, isGone: true }), /not on this machine/);
+  assert.equal(headline({ state: emptyState(), server: "", isLost: true, isGone: true }), "No run");
   assert.equal(explanation({ state, server: "finished", isLost: true }), "");
 });
 

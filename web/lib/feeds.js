@@ -18,11 +18,12 @@ export function makeFeeds(server) {
   return {
     /** Tell `onState({state, server, isLost})` of each change; returns what stops it. `isSeen()` says whether it is worth it. */
     watch: (id, isSeen, onState) => feedOf(id).watch(isSeen, onState),
-    /** Somebody can be seen again, or the run has been told to go on. */
+    /** Somebody who watches can be seen again. */
     wake: (id) => feeds.get(id)?.wake(),
-    wakeAll: () => feeds.forEach((feed) => feed.wake()),
+    /** The server has word of the run: it begins, goes on or ends. */
+    revive: (id) => feeds.get(id)?.revive(),
     /** The run was deleted: should it be trained again, it begins anew. */
-    forget: (id) => feeds.get(id)?.reset(),
+    forget: (id) => feeds.get(id)?.forget(),
   };
 }
 
@@ -73,16 +74,20 @@ function makeFeed(server, id) {
       const watcher = { isSeen, onState };
       watchers.add(watcher);
       if (feed.server || feed.isLost) onState({ ...feed });
-      if (!timer) ask();
+      if (!timer && !feed.isGone) ask();
       return () => watchers.delete(watcher);
     },
-    reset: () => {
-      Object.assign(feed, { state: emptyState(), next: 0, server: "" });
+    wake: () => {
+      if (!feed.isGone && (!timer || feed.isLost)) ask();
+    },
+    revive: () => {
+      feed.isGone = false;
       ask();
     },
-    wake: () => {
-      feed.isGone = false;
-      if (!timer || feed.isLost) ask();
+    forget: () => {
+      clearTimeout(timer);
+      Object.assign(feed, { state: emptyState(), next: 0, server: "", isLost: true, isGone: true });
+      tell();
     },
   };
 }

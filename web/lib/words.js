@@ -19,8 +19,9 @@ export const STATES = {
 export const outcomeOf = ({ state, server }) => server || state.outcome;
 
 /** The short word beside the dot. */
-export function headline({ state, server, isLost }) {
+export function headline({ state, server, isLost, isGone }) {
   const outcome = outcomeOf({ state, server });
+  if (isGone) return "No run";
   if (isLost && !isOver(outcome)) return "No answer";
   if (outcome === "running" && (!state.phase || state.phase.name !== "train")) {
     return state.phase ? phaseName(state.phase.name) : "Starting";
