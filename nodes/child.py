@@ -155,7 +155,7 @@ def _start(command: list[str], folder: Path, child_log: BinaryIO) -> "subprocess
 
 def _end(child: "subprocess.Popen[bytes]", run: RunDir, *, has_begun: bool) -> None:
     """Leave no child: one that still runs is asked to save, given time, and then ended; one that is still loading libraries has
-    nothing to save, and hears nothing. Also clears an unread command."""
+    nothing to save, and hears nothing. Also clears unread commands, and files that it was just writing."""
     if child.poll() is None and not has_begun:
         child.kill()
         child.wait()
@@ -169,7 +169,9 @@ def _end(child: "subprocess.Popen[bytes]", run: RunDir, *, has_begun: bool) -> N
             child.wait()
     assert child.stdin is not None
     child.stdin.close()
-    run.take_commands()
+    if not run.is_running():  # another process may train here, which this child found
+        run.take_commands()
+        run.clear_unfinished()
 
 
 def _outcome(code: int, run: RunDir) -> dict[str, Any]:

@@ -15,11 +15,13 @@ from support import Command, job_data
 from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.errors import JobError
+from trainer_core.events import FIELDS, PHASES
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import FluxShape, empty_transformer, load_transformer, open_weights
 from trainer_core.flux.quantize import METHODS, UNQUANTISED, make_quantiser, stored_bytes
 from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.job_file import parse_job
+from trainer_core.launch import planned
 from trainer_core.plan.activations import Pass, predict, sampling_growth, training_growth
 from trainer_core.plan.phases import GIB, plan_phases, sampling_work, state_bytes
 from trainer_core.plan.plan import (
@@ -142,6 +144,15 @@ def test_the_verdict_names_what_costs_least_and_would_fit(tmp_path):
     nothing = make_plan(setup, Room(GIB, 0))
     assert nothing.changes is None and "no setting makes it fit" in describe(nothing)
     assert "it would fit with base.base_model_precision: int8-quanto" in describe(smaller)
+
+
+def test_the_plan_is_told_by_the_names_and_units_of_the_other_events(tmp_path):
+    setup = make_setup(full_flux(tmp_path), "int8-quanto", 512)
+    told = planned(make_plan(setup, Room(64 * GIB, 20 * GIB)), setup)
+    assert told.keys() == FIELDS["plan"] and told["room"] == {"ram": 64.0, "card": 20.0} and told["verdict"] == FITS
+    assert set(told["phases"]) <= set(PHASES) and {"quantise", "train"} <= set(told["phases"])
+    phase = next(phase for phase in plan_phases(setup) if phase.name == "train")
+    assert told["phases"]["train"]["ram"] == pytest.approx((phase.host + phase.mapped) / GIB, abs=1e-3)
 
 
 def test_what_is_small_is_not_rehearsed_and_what_cannot_fit_is_refused(pictures):

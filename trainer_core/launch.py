@@ -34,6 +34,7 @@ def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Ch
     is_new, has_job = not run_dir.events_path.exists(), run_dir.job_path.exists()
     try:
         with run_dir.owned(), told(job, run_dir, cache_dir, watch_stdin=watch_stdin) as context:
+            run_dir.clear_unfinished()
             if not has_job:
                 write_atomically(run_dir.job_path, dump_job(job).encode())
             setup = prepare(job, cache_dir, context.stoppable("index"))

@@ -25,6 +25,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -176,6 +177,14 @@ class RunDir:
     def job(self) -> TrainJob:
         """The job of this run; JobError when there is none. Reads the disk."""
         return load_job(self.job_path)
+
+    def clear_unfinished(self) -> None:
+        """Remove what a process that died was writing; nobody may write here now, but for commands. Touches the disk."""
+        for path in [*self.root.rglob("*.tmp"), *self.root.rglob("*.partial")]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not path.name.startswith("control"):
+                path.unlink()
 
     def check_job(self, job: TrainJob) -> None:
         """JobError where this folder has gone on with a job that is not this one. Reads the disk."""

@@ -1,0 +1,72 @@
+"""The child process of ComfyUI's side, without ComfyUI: what is left when it dies or is cancelled, and what is said."""
+
+import importlib
+import os
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from support import ROOT, job_data
+from trainer_core.run_dir import RunDir
+
+PACKAGE = "pack_without_comfyui"
+
+
+class Cancelled(Exception):
+    """What ComfyUI raises."""
+
+
+@pytest.fixture(scope="module")
+def pack() -> Any:
+    """The module nodes/child.py with the core as it sees it; only the package around them is made up."""
+    for name, path in ((PACKAGE, ROOT), (f"{PACKAGE}.nodes", ROOT / "nodes")):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [str(path)]
+    return importlib.import_module(f"{PACKAGE}.nodes.child"), importlib.import_module(f"{PACKAGE}.trainer_core.job_file")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is not Windows'")
+def test_a_child_that_is_killed_leaves_nothing_behind_and_the_reason_in_plain_words(pack, pictures, tmp_path):
+    child, job_file = pack
+    order: list[str] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        order.append(event["event"])
+        [process] = psutil.Process().children()
+        os.kill(process.pid, signal.SIGKILL)
+
+    with pytest.raises(RuntimeError) as died:
+        child.train(
+            job_file.parse_job(job_data(pictures)),
+            tmp_path,
+            free_memory=lambda: order.append(f"memory freed beside {len(psutil.Process().children())} children"),
+            on_event=kill,
+            on_tick=lambda: None,
+        )
+    assert "(exit code -9): the system or somebody killed the process, most often because" in str(died.value)
+    assert "What helps: close other programs" in str(died.value) and "child.log" in str(died.value)
+    assert order[0] == "memory freed beside 0 children" and len(order) > 1
+    assert not psutil.Process().children() and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_cancel_is_heeded_while_the_child_still_loads_its_libraries(pack, pictures, tmp_path):
+    child, job_file = pack
+    ticks: list[float] = []
+
+    def cancel() -> None:
+        ticks.append(time.monotonic())
+        if len(ticks) == 2:
+            raise Cancelled
+
+    job = job_file.parse_job(job_data(pictures))
+    with pytest.raises(Cancelled):
+        child.train(job, tmp_path, free_memory=lambda: None, on_event=lambda event: None, on_tick=cancel)
+    assert time.monotonic() - ticks[-1] < 2 and not psutil.Process().children()
+    [root] = (tmp_path / "runs").iterdir()
+    assert not RunDir(Path(root)).is_running() and not RunDir(Path(root)).take_commands()
