@@ -54,8 +54,6 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
         which = str(best)
     if which == EMA and result and result["ema_lora"]:
         return SavedLora(Path(result["ema_lora"]), result["steps"], True)
-    if which == BEST and not result and (losses := held_out_losses(run_dir)):
-        which = str(min((step for step in losses if step), key=losses.__getitem__, default=BEST))
     if which == LATEST and steps:
         which = str(steps[-1])
     number, _, kind = which.partition("-")

@@ -10,6 +10,8 @@ import pytest
 from comfy_server import Server
 from pages import PATIENCE, STEPS, Comfy, open_page
 
+GUIDER_TEXT = """() => app.graph.nodes.find(node => node.type === 'AdaptiveGuider')
+    .widgets.find(widget => widget.name === 'guidance_report')?.element.textContent"""
 CLASSIC = {"Comfy.VueNodes.Enabled": False}
 
 
@@ -62,6 +64,15 @@ def test_stop_by_the_button_saves_and_shows_no_error(comfy: Comfy, server: Serve
 def test_after_a_reload_the_node_knows_its_run_and_goes_on_at_its_step(server: Server, stopped: int, finished: str) -> None:
     assert [event["resumed_from"] for event in events_of(server, finished, "started")] == [0, stopped]
     assert [event["step"] for event in events_of(server, finished, "step")] == list(range(1, STEPS + 1))
+
+
+def test_the_guider_says_what_it_did_and_its_words_are_not_saved(comfy: Comfy, finished: str) -> None:
+    comfy.page.wait_for_function(GUIDER_TEXT, timeout=PATIENCE)
+    first, *steps = comfy.page.evaluate(GUIDER_TEXT).splitlines()
+    assert re.fullmatch(r"CFG on in \d of 2 evaluations, \d of 4 predictions saved \(\d+%\)", first)
+    assert [line.split("  sigma")[0] for line in steps] == ["step   1", "step   2"]
+    saved = comfy.page.evaluate("app.graph.nodes.find(n => n.type === 'AdaptiveGuider').serialize().widgets_values")
+    assert len(saved) == 5
 
 
 def test_a_new_lora_is_announced_listed_and_leads_to_its_run(comfy: Comfy, finished: str) -> None:
