@@ -68,7 +68,7 @@ def test_a_run_that_was_stopped_has_its_latest_checkpoint(data, cache, tmp_path)
     stopped = run_dir_for(job, tmp_path)
     assert find_lora(stopped, "latest").step == list_steps(stopped)[-1] == 3
     assert held_out_losses(stopped).keys() == {0, 2} and find_lora(stopped, "best").step == 2
-    with pytest.raises(JobError, match=r"has no LoRA 'final'; there is: 2, 3"):
+    with pytest.raises(JobError, match=r"has no LoRA 'final'; there is: best, 2, 3"):
         find_lora(stopped, "final")
 
 
