@@ -9,7 +9,7 @@ comes back; what travels on the wires are plain values (specs, paths, ComfyUI's 
     dataset.py         DatasetBucket            dataset_options.py  DatasetCrop, DatasetCaptions, DatasetSampling
     train.py           TrainLoRA                child.py          the child process that trains and checks
     plan.py            TrainingPlan
-    compare.py         CompareCheckpoints
+    compare.py         CompareCheckpoints       importer.py       ImportSimpleTunerConfig
     trained.py         LoadTrainedFlux          comfy_flux.py     pico and FLUX files as ComfyUI's MODEL, CLIP and VAE
     guider.py          AdaptiveGuider           adaptive_cfg.py   its arithmetic
     routes.py          what the page asks: runs, events, pictures, commands; http_requests.py says which requests are refused
@@ -28,6 +28,7 @@ from .compare import CompareCheckpoints
 from .dataset import DatasetBucket
 from .dataset_options import DatasetCaptions, DatasetCrop, DatasetSampling
 from .guider import AdaptiveGuider
+from .importer import ImportSimpleTunerConfig
 from .plan import TrainingPlan
 from .routes import add_routes
 from .specs import FlowScheduleConfig, LoRAConfig, OptimizerConfig, TrainingOptions, TREADRoute, ValidationConfig
@@ -51,6 +52,7 @@ NODES: list[type[io.ComfyNode]] = [
     DatasetCaptions,
     DatasetSampling,
     CompareCheckpoints,
+    ImportSimpleTunerConfig,
 ]
 
 

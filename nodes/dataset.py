@@ -15,12 +15,11 @@ from ..trainer_core.data.index import index_datasets
 from ..trainer_core.data.small_buckets import settle_small_buckets
 from ..trainer_core.errors import JobError
 from ..trainer_core.flux.flavours import FLAVOURS
-from ..trainer_core.graph_parts import DEMO_FOLDERS, chosen_folder
+from ..trainer_core.graph_parts import DEMO_FOLDERS, chosen_folder, dataset_of, joined, lines_of
 from ..trainer_core.run_dir import PICTURE_SUFFIXES, READ_BY_DATASETS
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
-from .dataset_options import joined
 from .folders import home_dir, input_dir
 from .model_files import ComfyPlaces
 from .permissions import check_part, digest_of
@@ -33,8 +32,6 @@ from .widgets import (
     TrainingOptionsWire,
     choices,
     completed,
-    lines_of,
-    read_spec,
     text,
     widget,
 )
@@ -120,15 +117,11 @@ class DatasetBucket(io.ComfyNode):
         values = completed(cls, values)
         folder, path = values.pop("folder"), values.pop("path")
         batch = Batch(*(values.pop(name, None) for name in Batch._fields))
-        values = joined(options, values, "DatasetBucket")
-        values |= (
-            batch.keep(path, values)
-            if batch.given()
-            else {"instance_data_dir": str(chosen_folder(folder, path, ComfyPlaces()))}
-        )
-        name = values.pop("id").strip() or Path(values["instance_data_dir"]).name
-        values["id"] = _distinct(name, {spec.id for spec in previous_dataset})
-        spec = read_spec("datasets", [values], "DatasetBucket")[0]
+        if batch.given():
+            folders = batch.keep(path, joined(options, values, "DatasetBucket"))
+        else:
+            folders = {"instance_data_dir": str(chosen_folder(folder, path, ComfyPlaces()))}
+        spec = dataset_of(values, options, previous_dataset, folders)
         check_part(spec, "DatasetBucket")
         flavour, training = model.model_flavour if model else "dev", training or TrainingSpec()
         index = index_datasets((spec,), FLAVOURS[flavour], home_dir() / "cache", _watched())
@@ -199,9 +192,3 @@ def _watched() -> Callable[[int, int], None]:
         bar.update_absolute(done, max(1, total))
 
     return show
-
-
-def _distinct(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it where it is taken."""
-    numbered = (f"{name} {number}" for number in range(2, len(taken) + 3))
-    return next(candidate for candidate in (name, *numbered) if candidate not in taken)

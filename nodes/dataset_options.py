@@ -8,10 +8,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..trainer_core.errors import JobError
+from ..trainer_core.graph_parts import options_of
 from ..trainer_core.specs.dataset import DatasetSpec
 from .permissions import digest_of
-from .widgets import CATEGORY, DatasetOptions, completed, lines_of, widget
+from .widgets import CATEGORY, DatasetOptions, completed, widget
 
 CROP = (  # the widgets of each node in the order of saved workflows: append, never insert
     "resolution_type",
@@ -55,9 +55,7 @@ class DatasetCrop(io.ComfyNode):
 
     @classmethod
     def execute(cls, previous_options: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
-        values = completed(cls, values)
-        values["crop_aspect_buckets"] = lines_of(values["crop_aspect_buckets"])
-        return io.NodeOutput(joined(previous_options, values, "DatasetCrop"))
+        return io.NodeOutput(options_of("DatasetCrop", completed(cls, values), previous_options))
 
 
 class DatasetCaptions(io.ComfyNode):
@@ -75,7 +73,7 @@ class DatasetCaptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, previous_options: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(joined(previous_options, completed(cls, values), "DatasetCaptions"))
+        return io.NodeOutput(options_of("DatasetCaptions", completed(cls, values), previous_options))
 
 
 class DatasetSampling(io.ComfyNode):
@@ -88,15 +86,7 @@ class DatasetSampling(io.ComfyNode):
 
     @classmethod
     def execute(cls, previous_options: dict[str, Any] | None = None, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(joined(previous_options, completed(cls, values), "DatasetSampling"))
-
-
-def joined(previous: dict[str, Any] | None, values: dict[str, Any], node: str) -> dict[str, Any]:
-    """Both; JobError where a setting is in both, for one would be lost."""
-    twice = [name for name in values if name in (previous or {})]
-    if twice:
-        raise JobError(f"{node}: {', '.join(twice)} came along the chain already; take one of the two nodes out")
-    return (previous or {}) | values
+        return io.NodeOutput(options_of("DatasetSampling", completed(cls, values), previous_options))
 
 
 def _schema(node_id: str, title: str, description: str, fields: tuple[str, ...]) -> io.Schema:

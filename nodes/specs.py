@@ -4,6 +4,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer_core.graph_parts import spec_of
 from ..trainer_core.specs.adapter import LoraSpec
 from ..trainer_core.specs.flow import FlowSpec
 from ..trainer_core.specs.optimizer import OptimizerSpec
@@ -23,7 +24,6 @@ from .widgets import (
     completed,
     read_spec,
     widgets,
-    with_lines,
 )
 
 ON_TRAIN_NODE = frozenset({"max_train_steps", "seed", "device"})  # TrainLoRA asks for the first two and knows the third
@@ -43,7 +43,7 @@ class LoRAConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("lora", with_lines(LoraSpec, completed(cls, values)), "LoRAConfig"))
+        return io.NodeOutput(spec_of("LoRAConfig", completed(cls, values)))
 
 
 class OptimizerConfig(io.ComfyNode):
@@ -55,7 +55,7 @@ class OptimizerConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("optimizer", completed(cls, values), "OptimizerConfig"))
+        return io.NodeOutput(spec_of("OptimizerConfig", completed(cls, values)))
 
 
 class FlowScheduleConfig(io.ComfyNode):
@@ -67,7 +67,7 @@ class FlowScheduleConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("flow", with_lines(FlowSpec, completed(cls, values)), "FlowScheduleConfig"))
+        return io.NodeOutput(spec_of("FlowScheduleConfig", completed(cls, values)))
 
 
 class ValidationConfig(io.ComfyNode):
@@ -79,7 +79,7 @@ class ValidationConfig(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(read_spec("validation", with_lines(ValidationSpec, completed(cls, values)), "ValidationConfig"))
+        return io.NodeOutput(spec_of("ValidationConfig", completed(cls, values)))
 
 
 class TrainingOptions(io.ComfyNode):
@@ -91,9 +91,7 @@ class TrainingOptions(io.ComfyNode):
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        values = completed(cls, values)
-        steps = {"max_train_steps": 0} if values["num_train_epochs"] else {}
-        return io.NodeOutput(read_spec("training", values | steps, "TrainingOptions"))
+        return io.NodeOutput(spec_of("TrainingOptions", completed(cls, values)))
 
 
 class TREADRoute(io.ComfyNode):

@@ -14,8 +14,8 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..trainer_core.events import Event
+from ..trainer_core.graph_parts import SOCKETS, job_of
 from ..trainer_core.job import TrainJob
-from ..trainer_core.job_file import parse_job
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
@@ -79,12 +79,8 @@ class TrainLoRA(io.ComfyNode):
         options: TrainingSpec | None = None,
         **values: Any,
     ) -> io.NodeOutput:
-        specs = completed(cls, values)
-        name, max_train_steps, seed = (specs.pop(widget) for widget in ("name", "max_train_steps", "training_seed"))
-        training = (options or TrainingSpec()).model_dump()
-        training |= {"max_train_steps": max_train_steps, "seed": seed, "device": comfy_device()}
-        parts = {"base": model, "datasets": dataset, "training": training, **specs}
-        job = parse_job({"name": name, **parts, "metadata": _metadata(cls.hidden)}, "TrainLoRA")
+        parts = {"base": model, "datasets": dataset, **{name: values.pop(name, None) for name in SOCKETS}}
+        job = job_of(completed(cls, values), options, comfy_device(), parts, _metadata(cls.hidden))
         check_job(job, "TrainLoRA")
         result = _trained(job, cls.hidden)
         path = offer(Path(result["lora"]), loras_dir() / f"{result['run_id']}.safetensors")

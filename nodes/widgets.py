@@ -78,17 +78,6 @@ def read_spec(part: str, value: Any, node: str) -> Any:
     return parse_part(part, value, node)
 
 
-def with_lines(spec: type[Spec], values: dict[str, Any]) -> dict[str, Any]:
-    """The widgets' values, with the text of each field that is a list taken apart into its lines."""
-    lists = [name for name, info in spec.model_fields.items() if get_origin(info.annotation) is tuple]
-    return values | {name: lines_of(values[name]) for name in lists}
-
-
-def lines_of(text: str) -> tuple[str, ...]:
-    """The lines of a text widget that hold something."""
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
-
-
 Made = tuple[Callable[..., io.Input], Mapping[str, Any]]
 
 

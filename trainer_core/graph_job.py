@@ -19,6 +19,7 @@ from .graph_parts import (
     base_of,
     chosen_folder,
     dataset_of,
+    imported,
     job_of,
     options_of,
     spec_of,
@@ -159,10 +160,14 @@ class _Export:
         values = self._values(node, leave=("previous_routes",))
         return (parse_part("routes", [*previous, values], node.kind),)
 
+    def _imported(self, node: Node) -> tuple[Any, ...]:
+        return imported(self._values(node))
+
     _makers: dict[str, Callable[["_Export", Node], tuple[Any, ...]]] = {  # noqa: RUF012 (a table, never changed)
         "LoadFluxForTraining": _base,
         "DatasetBucket": _dataset,
         "TREADRoute": _routes,
+        "ImportSimpleTunerConfig": _imported,
         **dict.fromkeys(OPTION_NODES, _options),
         **dict.fromkeys(SPECS, _spec),
     }

@@ -18,6 +18,7 @@ from .specs.spec import Spec
 from .specs.training import TrainingSpec
 
 NO_FILE = "none"
+AS_CONFIGURED = "as configured"
 DEMO_PICTURES = "pico demo pictures"
 DEMO_FOLDERS = {  # choices of DatasetBucket -> folders that ship with the pack
     DEMO_PICTURES: pico.DEMO_PICTURES_DIR,
@@ -165,6 +166,35 @@ def job_of(
     given = {name: part for name, part in parts.items() if part is not None}
     rest = {name: value for name, value in values.items() if name not in renamed}
     return parse_job({**rest, **given, "training": training, "metadata": dict(metadata)}, "TrainLoRA")
+
+
+def imported(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """ImportSimpleTunerConfig: the job's parts in the order of TrainLoRA's sockets, steps, seed, the report, and the name."""
+    from .importers.simpletuner import import_config  # imports torch when it is called
+    from .importers.simpletuner_draft import describe
+    from .importers.simpletuner_model import Swaps
+
+    config, datasets = (str(values.get(name) or "").strip() for name in ("config", "datasets"))
+    if not config:
+        raise JobError("ImportSimpleTunerConfig: config is empty; give the path of SimpleTuner's config.json")
+    base = values.get("base", AS_CONFIGURED)
+    swaps = Swaps("" if base == AS_CONFIGURED else base, allow_download=bool(values.get("allow_download")))
+    is_partly = bool(values.get("skip_refused"))
+    found = import_config(Path(config), Path(datasets) if datasets else None, swaps, partly=is_partly)
+    report = describe(found.notes)
+    if found.job is None:
+        raise JobError(f"ImportSimpleTunerConfig:\n{report}\n\ncorrect what is refused, or switch on skip_refused")
+    job = found.job
+    parts = (job.base, job.datasets, job.lora, job.routes, job.optimizer, job.flow, job.validation, job.training)
+    return (*parts, job.training.max_train_steps, job.training.seed, report, job.name)
+
+
+def read_by_import(config: str, datasets: str) -> list[Path]:
+    """The files that such an import may read: those beside the configuration, and the datasets' own."""
+    path = Path(config.strip()).expanduser().absolute()
+    folder = path if path.is_dir() else path.parent
+    beside = [file for suffix in ("json", "toml", "env") for file in sorted(folder.glob(f"*.{suffix}"))]
+    return [*beside, *([Path(datasets.strip()).expanduser()] if datasets.strip() else [])]
 
 
 def with_lines(spec: type[Spec], values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import JobError
-from .graph import is_graph, parse_graph
+from .graph import is_graph, parse_graph, read_graph
 from .graph_job import ComfyFolders, export_job
 from .importers.simpletuner import import_config
 from .importers.simpletuner_draft import describe, to_json
@@ -73,7 +73,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> Report:
-    job = read_job(args.workflow, args)
+    job = export_job(read_graph(args.workflow), _folders(args), args.node)
     written = str(args.out.absolute()) if args.out else ""
     report = {"job": json.loads(dump_job(job)), "text": "", "written": written}
     return _written(job, args.out, report | {"next": f"flux-lora run {args.out or 'JOB.json'}"})
@@ -87,8 +87,11 @@ def read_job(path: Path, args: argparse.Namespace) -> TrainJob:
         return load_job(path)  # says what is wrong
     if not is_graph(data):
         return load_job(path)
-    folders = ComfyFolders(args.comfyui, tuple(args.models or ()))
-    return export_job(parse_graph(data, str(path)), folders, args.node)
+    return export_job(parse_graph(data, str(path)), _folders(args), args.node)
+
+
+def _folders(args: argparse.Namespace) -> ComfyFolders:
+    return ComfyFolders(args.comfyui, tuple(args.models or ()))
 
 
 def show(report: Report) -> None:

@@ -1,0 +1,78 @@
+"""ImportSimpleTunerConfig: a SimpleTuner configuration as everything that TrainLoRA takes, with a report of every option.
+
+It reads files of the user's and writes none; what it makes is what `flux-lora import-simpletuner` makes.
+"""
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..trainer_core.graph_parts import AS_CONFIGURED, imported, read_by_import
+from ..trainer_core.run_dir import dataset_digest
+from .widgets import (
+    CATEGORY,
+    FlowConfigWire,
+    FluxTrainModel,
+    LoraConfigWire,
+    OptimizerConfigWire,
+    TrainDataset,
+    TrainingOptionsWire,
+    TreadRoutes,
+    ValidationConfigWire,
+    choices,
+    completed,
+    text,
+)
+
+WIRES = (
+    FluxTrainModel,
+    TrainDataset,
+    LoraConfigWire,
+    TreadRoutes,
+    OptimizerConfigWire,
+    FlowConfigWire,
+    ValidationConfigWire,
+    TrainingOptionsWire,
+)
+
+
+class ImportSimpleTunerConfig(io.ComfyNode):
+    """The paths of a configuration in; all specs out."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ImportSimpleTunerConfig",
+            display_name="Import SimpleTuner Config",
+            category=CATEGORY,
+            description="Reads a SimpleTuner configuration and says what became of each of its options.",
+            inputs=[
+                text("config", "config.json, config.toml or config.env of SimpleTuner, or the folder that it is in."),
+                text("datasets", "multidatabackend.json; empty: the one that the configuration names."),
+                choices("base", [AS_CONFIGURED, "pico"], "Which base: the one that is configured, or pico, to try it."),
+                _switch("allow_download", "The base may be downloaded from the hub when the training starts."),
+                _switch("skip_refused", "Go on without what is refused; the report names it."),
+            ],
+            outputs=[
+                *(wire.Output(display_name=wire.io_type) for wire in WIRES),
+                io.Int.Output(display_name="steps"),
+                io.Int.Output(display_name="seed"),
+                io.String.Output(display_name="report"),
+                io.String.Output(display_name="name"),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, config: str | None = "", datasets: str | None = "", **rest: Any) -> str | float:
+        """Changes when a file of the configuration does; a path that comes along a wire is not known here."""
+        if config is None or datasets is None:
+            return float("nan")
+        return dataset_digest(*read_by_import(config, datasets))
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(*imported(completed(cls, values)))
+
+
+def _switch(name: str, tooltip: str) -> io.Input:
+    return io.Boolean.Input(name, default=False, optional=True, tooltip=tooltip)
