@@ -10,7 +10,7 @@ import pytest
 from support import ROOT, Command, make_pictures
 from trainer_core.errors import JobError
 from trainer_core.graph import parse_graph
-from trainer_core.graph_job import ComfyFolders, export_job
+from trainer_core.graph_job import MAKERS, ComfyFolders, export_job
 from trainer_core.job import TrainJob
 
 EXAMPLE = ROOT / "example_workflows" / "Train a LoRA and test it.json"
@@ -178,3 +178,30 @@ def test_a_job_is_no_workflow_and_other_json_is_neither(tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text('{"name": "x"}', encoding="utf-8")
     assert "job.datasets: is missing" in Command("run", tmp_path / "job.json").stderr
     assert "is no workflow" in Command("export-job", tmp_path / "job.json").stderr
+
+
+NODES = json.loads((ROOT / "docs" / "nodes.json").read_text(encoding="utf-8"))  # as a real ComfyUI has them
+
+
+def test_every_node_that_feeds_train_lora_can_be_exported() -> None:
+    wires = {
+        entry["type"] for node in ("TrainLoRA", "DatasetBucket") for entry in NODES[node]["inputs"] if "default" not in entry
+    }
+    feeding = {name for name, node in NODES.items() if wires & {entry["type"] for entry in node["outputs"]} - {"IMAGE"}}
+    assert feeding == set(MAKERS)
+
+
+def test_a_widget_that_a_prompt_leaves_out_stands_at_its_node_s_default() -> None:
+    prompt = {name: {"class_type": name, "inputs": {}} for name in MAKERS if name != "ImportSimpleTunerConfig"}
+    wires = {"lora": "LoRAConfig", "routes": "TREADRoute", "optimizer": "OptimizerConfig", "flow": "FlowScheduleConfig"}
+    wires |= {"validation": "ValidationConfig", "options": "TrainingOptions", "model": "LoadFluxForTraining"}
+    trainer = {name: [node, 0] for name, node in (wires | {"dataset": "DatasetBucket"}).items()}
+    prompt["TrainLoRA"] = {"class_type": "TrainLoRA", "inputs": trainer}
+    prompt["DatasetBucket"]["inputs"]["options"] = ["DatasetCrop", 0]
+    prompt["DatasetCrop"]["inputs"]["previous_options"] = ["DatasetCaptions", 0]
+    prompt["DatasetCaptions"]["inputs"]["previous_options"] = ["DatasetSampling", 0]
+    full = copy.deepcopy(prompt)
+    for name, node in full.items():
+        widgets = {entry["name"]: entry["default"] for entry in NODES[name]["inputs"] if "default" in entry}
+        node["inputs"] = widgets | node["inputs"]
+    assert job_of(prompt) == job_of(full)

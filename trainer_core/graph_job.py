@@ -118,12 +118,12 @@ class _Export:
             raise JobError(f"{node.kind}: input {name} comes from node {given.node}, which is not in the workflow")
         if source.kind in VALUE_NODES:
             return self._input(source, "value")
-        if source.kind not in self._makers:
+        if source.kind not in MAKERS:
             raise JobError(
                 f"{node.kind}: input {name} comes from {source.kind}, which only ComfyUI can run; type its value in, or train "
                 "in ComfyUI"
             )
-        return self._makers[source.kind](self, source)[given.slot]
+        return MAKERS[source.kind](self, source)[given.slot]
 
     def _values(self, node: Node, leave: tuple[str, ...] = ()) -> dict[str, Any]:
         """The values of all widgets, also of those that a wire comes into."""
@@ -131,10 +131,10 @@ class _Export:
             raise JobError(node.problem)
         return {name: self._input(node, name) for name in node.inputs if name not in leave}
 
-    def _base(self, node: Node) -> tuple[Any, ...]:
+    def base(self, node: Node) -> tuple[Any, ...]:
         return (base_of(self._values(node), self._places),)
 
-    def _dataset(self, node: Node) -> tuple[Any, ...]:
+    def dataset(self, node: Node) -> tuple[Any, ...]:
         wired = [name for name in ON_A_WIRE if isinstance(node.inputs.get(name), Link)]
         if wired:
             raise JobError(
@@ -148,26 +148,27 @@ class _Export:
         spec = dataset_of(values, self._input(node, "options"), previous, {"instance_data_dir": str(chosen)})
         return ((*previous, spec),)
 
-    def _options(self, node: Node) -> tuple[Any, ...]:
+    def options(self, node: Node) -> tuple[Any, ...]:
         previous = self._input(node, "previous_options")
         return (options_of(node.kind, self._values(node, leave=("previous_options",)), previous),)
 
-    def _spec(self, node: Node) -> tuple[Any, ...]:
+    def spec(self, node: Node) -> tuple[Any, ...]:
         return (spec_of(node.kind, self._values(node)),)
 
-    def _routes(self, node: Node) -> tuple[Any, ...]:
+    def routes(self, node: Node) -> tuple[Any, ...]:
         previous = self._input(node, "previous_routes") or ()
         values = self._values(node, leave=("previous_routes",))
         return (parse_part("routes", [*previous, values], node.kind),)
 
-    def _imported(self, node: Node) -> tuple[Any, ...]:
+    def imported(self, node: Node) -> tuple[Any, ...]:
         return imported(self._values(node))
 
-    _makers: dict[str, Callable[["_Export", Node], tuple[Any, ...]]] = {  # noqa: RUF012 (a table, never changed)
-        "LoadFluxForTraining": _base,
-        "DatasetBucket": _dataset,
-        "TREADRoute": _routes,
-        "ImportSimpleTunerConfig": _imported,
-        **dict.fromkeys(OPTION_NODES, _options),
-        **dict.fromkeys(SPECS, _spec),
-    }
+
+MAKERS: dict[str, Callable[[_Export, Node], tuple[Any, ...]]] = {  # node -> all that it hands on and that a job may hold
+    "LoadFluxForTraining": _Export.base,
+    "DatasetBucket": _Export.dataset,
+    "TREADRoute": _Export.routes,
+    "ImportSimpleTunerConfig": _Export.imported,
+    **dict.fromkeys(OPTION_NODES, _Export.options),
+    **dict.fromkeys(SPECS, _Export.spec),
+}
