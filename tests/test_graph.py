@@ -22,7 +22,7 @@ PROMPT: dict[str, Any] = {  # the form that ComfyUI runs
     "5": {"class_type": "TREADRoute", "inputs": {"start_layer_idx": 3, "end_layer_idx": 4, "previous_routes": ["4", 0]}},
     "6": {"class_type": "ValidationConfig", "inputs": {"validation_prompts": "a dog\n\na cat\n", "num_validation_images": 4}},
     "7": {"class_type": "TrainingOptions", "inputs": {"train_batch_size": ["9", 0], "gradient_checkpointing": False}},
-    "8": {"class_type": "DatasetCrop", "inputs": {"crop": True, "crop_aspect": "closest", "crop_aspect_buckets": "1\n1.5: 2"}},
+    "8": {"class_type": "DatasetCrop", "inputs": {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": "1\n1.5: 2"}},
     "9": {"class_type": "PrimitiveInt", "inputs": {"value": 3}},
     "10": {
         "class_type": "TrainLoRA",
@@ -57,7 +57,7 @@ def test_every_node_of_a_prompt_is_in_the_job() -> None:
     assert not job.training.gradient_checkpointing and job.base.mixed_precision == "no"
     first, second = job.datasets
     assert (first.id, first.instance_data_dir, first.resolution) == ("first", "/first", (48.0, 64.0))
-    assert (first.crop_aspect, first.crop_aspect_buckets) == ("closest", ("1", "1.5: 2"))
+    assert (first.crop_aspect, first.crop_aspect_buckets) == ("random", ("1", "1.5: 2"))
     assert (second.id, second.instance_data_dir, second.repeats) == ("first 2", "/second/first", 2)
     assert [route.start_layer_idx for route in job.routes] == [1, 3]
     assert job.validation.validation_prompts == ("a dog", "a cat")
