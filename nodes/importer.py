@@ -3,12 +3,14 @@
 It reads files of the user's and writes none; what it makes is what `flux-lora import-simpletuner` makes.
 """
 
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..trainer_core.graph_parts import AS_CONFIGURED, imported, read_by_import
 from ..trainer_core.run_dir import dataset_digest
+from .permissions import check_readable, is_readable
 from .widgets import (
     CATEGORY,
     FlowConfigWire,
@@ -67,11 +69,20 @@ class ImportSimpleTunerConfig(io.ComfyNode):
         """Changes when a file of the configuration does; a path that comes along a wire is not known here."""
         if config is None or datasets is None:
             return float("nan")
+        if not all(map(is_readable, _paths(config, datasets))):
+            return ""  # and `execute` refuses it
         return dataset_digest(*read_by_import(config, datasets))
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
-        return io.NodeOutput(*imported(completed(cls, values)))
+        values = completed(cls, values)
+        for path in _paths(values["config"], values["datasets"]):
+            check_readable(path, "the configuration", "ImportSimpleTunerConfig")
+        return io.NodeOutput(*imported(values, is_readable))
+
+
+def _paths(*given: str) -> list[Path]:
+    return [Path(path.strip()).expanduser() for path in given if path.strip()]
 
 
 def _switch(name: str, tooltip: str) -> io.Input:

@@ -309,6 +309,15 @@ def test_the_command_writes_the_job_and_reports_in_parts(tmp_path: Path) -> None
     assert "taken with another meaning (" in done.report["text"]
 
 
+def test_what_may_not_be_read_is_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    config = written(tmp_path / "inside", {"user_prompt_library": str(tmp_path / "secret.json")})
+    (tmp_path / "secret.json").write_text('{"key": "hidden"}', encoding="utf-8")
+    found = import_config(config, may_read=lambda path: tmp_path / "inside" in path.parents)
+    assert found.job is None and "may read here" in kinds(found, "user_prompt_library")[REFUSED]
+    assert "hidden" not in describe(found.notes)
+
+
 def test_what_is_refused_makes_no_job_unless_it_is_to_be_skipped(tmp_path: Path) -> None:
     config = written(tmp_path, {"controlnet": True, "lora_rank": "many"})
     refused = Command("import-simpletuner", config)

@@ -4,7 +4,7 @@ So a graph and its exported job cannot differ. What only ComfyUI knows, where it
 No torch: ComfyUI's nodes import this at their start.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, get_origin
 
@@ -168,7 +168,7 @@ def job_of(
     return parse_job({**rest, **given, "training": training, "metadata": dict(metadata)}, "TrainLoRA")
 
 
-def imported(values: Mapping[str, Any]) -> tuple[Any, ...]:
+def imported(values: Mapping[str, Any], may_read: Callable[[Path], bool] = lambda path: True) -> tuple[Any, ...]:
     """ImportSimpleTunerConfig: the job's parts in the order of TrainLoRA's sockets, steps, seed, the report, and the name."""
     from .importers.simpletuner import import_config  # imports torch when it is called
     from .importers.simpletuner_draft import describe
@@ -180,7 +180,8 @@ def imported(values: Mapping[str, Any]) -> tuple[Any, ...]:
     base = values.get("base", AS_CONFIGURED)
     swaps = Swaps("" if base == AS_CONFIGURED else base, allow_download=bool(values.get("allow_download")))
     is_partly = bool(values.get("skip_refused"))
-    found = import_config(Path(config), Path(datasets) if datasets else None, swaps, partly=is_partly)
+    paths = Path(config), Path(datasets) if datasets else None
+    found = import_config(*paths, swaps, partly=is_partly, may_read=may_read)
     report = describe(found.notes)
     if found.job is None:
         raise JobError(f"ImportSimpleTunerConfig:\n{report}\n\ncorrect what is refused, or switch on skip_refused")

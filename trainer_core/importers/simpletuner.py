@@ -87,15 +87,22 @@ class Imported(NamedTuple):
     output_dir: str
 
 
-def import_config(config: Path, datasets: Path | None = None, swaps: Swaps | None = None, *, partly: bool = False) -> Imported:
+def import_config(
+    config: Path,
+    datasets: Path | None = None,
+    swaps: Swaps | None = None,
+    *,
+    partly: bool = False,
+    may_read: Callable[[Path], bool] = lambda path: True,
+) -> Imported:
     """The job of a configuration and a note for every option. JobError where a file cannot be read.
 
     `datasets` is multidatabackend.json where the configuration does not name it; `partly` makes the job without what is
-    refused.
+    refused; `may_read` says which files and folders that the configuration names may be looked at.
     """
     swaps = swaps or Swaps()
     config = find_config(config)
-    draft = Draft(_canonical(read_options(config)), Place(config))
+    draft = Draft(_canonical(read_options(config)), Place(config, may_read))
     drop_empty(draft)
     backends = datasets.expanduser().absolute() if datasets else _named_datasets(draft)
     for option, value in draft.options.items():
@@ -116,7 +123,7 @@ def import_config(config: Path, datasets: Path | None = None, swaps: Swaps | Non
     _note_unsaid(draft)
     job = None if _is_refused(draft) and not partly else _make_job(draft)
     output_dir = str(draft.options.get("output_dir") or "")
-    return Imported(job, tuple(draft.notes), str(draft.place.find(output_dir)) if output_dir else "")
+    return Imported(job, tuple(draft.notes), str((draft.place.root / output_dir).absolute()) if output_dir else "")
 
 
 def _canonical(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,10 @@ def _from_env(text: str, path: Path) -> Options:
 
 
 class Place:
-    """Where the paths inside a configuration begin."""
+    """Where the paths inside a configuration begin, and which of them may be looked at."""
 
-    def __init__(self, config: Path):
+    def __init__(self, config: Path, may_read: Callable[[Path], bool] = lambda path: True):
+        self._may_read = may_read
         above = [folder.parent for folder in config.parents if folder.name == "config"]
         self.root = above[0] if above else config.parent
         self._starts = tuple(dict.fromkeys((self.root, config.parent, Path.cwd())))
@@ -155,5 +157,7 @@ class Place:
     def find(self, given: str) -> Path:
         """The absolute path that is meant: from SimpleTuner's folder on, or else beside the configuration."""
         path = Path(given.strip()).expanduser()
-        places = [(start / path).absolute() for start in self._starts]
+        places = [place for place in ((start / path).absolute() for start in self._starts) if self._may_read(place)]
+        if not places:
+            raise JobError(f"{given} lies outside of what a workflow may read here")
         return next((place for place in places if place.exists()), places[0])
