@@ -16,6 +16,7 @@ from trainer_core.importers.simpletuner_model import Swaps
 from trainer_core.importers.simpletuner_rest import FAMILIES
 from trainer_core.job import TrainJob
 from trainer_core.job_file import parse_job
+from trainer_core.specs.training import TrainingSpec
 
 ON_THE_CPU = {"bnb-lion8bit-paged": "bnb-lion8bit"}  # paged states and sageattention want a card
 TRAINED = (  # all examples but for the flavours' own, several to a run where they do not touch
@@ -86,6 +87,7 @@ def cheap(job: TrainJob, *, pictures: bool) -> TrainJob:
     """The job on the CPU, with small pictures in few steps or none."""
     data = job.model_dump()
     data["training"] |= {"device": "cpu", "gradient_accumulation_steps": 1}
+    data["training"] |= {name: TrainingSpec.model_fields[name].default for name in ("report_to", "tracker_project_name")}
     shown = {"user_prompt_library": job.validation.user_prompt_library, "validation_resolution": "32x32"}
     shown |= {"validation_num_inference_steps": 1, "validation_guidance_real": 1.0}
     data["validation"] = shown if pictures else {"num_validation_images": 0}
@@ -290,6 +292,15 @@ def test_an_optimiser_of_the_original_s_becomes_ours_with_the_same_arguments(tmp
     assert (prodigy.optimizer.learning_rate, prodigy.optimizer.lr_scheduler) == (1.0, "constant_with_warmup")
     refused = import_config(written(tmp_path, {"optimizer": "soap"}))
     assert "choose one of adamw_bf16" in kinds(refused, "optimizer")[REFUSED]
+
+
+def test_trackers_are_taken_and_those_that_are_not_here_named(tmp_path: Path) -> None:
+    found = imported(written(tmp_path, {"report_to": "wandb,comet_ml", "tracker_project_name": "mine"}))
+    assert (found.job.training.report_to, found.job.training.tracker_project_name) == ("wandb", "mine")
+    assert kinds(found, "report_to")[OTHERWISE].endswith("; there is no comet_ml")
+    assert imported(written(tmp_path, {"report_to": "tensorboard,wandb"})).job.training.report_to == "all"
+    alone = imported(written(tmp_path, {"report_to": "none", "tracker_project_name": "mine"}))
+    assert IDLE in kinds(alone, "report_to") and IDLE in kinds(alone, "tracker_project_name")
 
 
 def test_a_library_s_nicknames_become_names_of_files_and_the_token_the_subject(tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def _backend(draft: Draft, option: str, value: Any) -> None:
     draft.note(IDLE, option, "blocks are recomputed whole")
 
 
+def _report_to(draft: Draft, option: str, value: Any) -> None:
+    """One tracker or several, with commas; those that are not here are named."""
+    named = {name.strip().lower() for name in str(value).split(",")} - {"none", "simpletuner"}
+    known = named & {"tensorboard", "wandb", "all"}
+    if not known:
+        return draft.note(IDLE, option, "events.jsonl in the run folder has every figure, always")
+    draft.put("training.report_to", min(known) if len(known) == 1 else "all")
+    others = f"; there is no {', '.join(sorted(named - known))}" if named - known else ""
+    text = "training.report_to: kept in the run folder; nothing is sent unless the environment says WANDB_MODE=online"
+    draft.note(OTHERWISE, option, text + others)
+
+
 def _resume(draft: Draft, option: str, value: Any) -> None:
     text = (
         "the same job goes on where it stopped, by itself; another job is another run, and `flux-lora resume --job` changes one"
@@ -170,6 +182,8 @@ COURSE: dict[str, Row] = {
     "checkpoint_step_interval": take("training.checkpoint_step_interval"),
     "checkpoint_epoch_interval": ignore("checkpoints are made by steps; set checkpoint_step_interval in the job"),
     "checkpoints_total_limit": take("training.checkpoints_total_limit"),
+    "report_to": by(_report_to),
+    "tracker_project_name": take("training.tracker_project_name"),
     "seed": by(_seed),
     "resume_from_checkpoint": by(_resume),
     "data_backend_sampling": take("training.data_backend_sampling"),

@@ -27,7 +27,6 @@ REST: dict[str, Row] = {
     "cache_dir_vae": ignore(_CACHES),
     "cache_dir_text": ignore(_CACHES),
     "tracker_run_name": ignore(_NAME),
-    "tracker_project_name": ignore(_OFF_LINE),
     "hub_model_id": ignore(_NAME),
     "push_to_hub": ignore(_OFF_LINE),
     "push_checkpoints_to_hub": ignore(_OFF_LINE),
@@ -37,7 +36,6 @@ REST: dict[str, Row] = {
     "model_card_note": ignore(_OFF_LINE),
     "modelspec_comment": ignore("the LoRA's header says what made it"),
     "publishing_config": ignore(_OFF_LINE),
-    "report_to": ignore("no tracker is needed; report_to of the training has TensorBoard and W&B for those who want one"),
     "webhook_config": ignore(_OFF_LINE + "; events.jsonl in the run folder has every event"),
     "webhook_reporting_interval": ignore(_OFF_LINE),
     # data
