@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from comfy_client import Message, queue
 from comfy_server import PACK_ROOT, Server
-from graphs import Prompt, change, only
+from graphs import Prompt, change, find, only
 
 STEPS = 24
 PATIENCE_SECONDS = 90
@@ -49,6 +50,25 @@ def test_cancel_saves_and_the_same_graph_goes_on(server: Server, example: Prompt
     assert [event["resumed_from"] for event in events_of(run_dir, "started")] == [0, stopped]
     assert [event["step"] for event in events_of(run_dir, "step")] == list(range(1, STEPS + 1))
     assert (run_dir / "result.json").exists()
+
+
+def test_two_trainings_in_one_graph_run_one_after_the_other_and_leave_no_process(server: Server, example: Prompt) -> None:
+    prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="pair", max_train_steps=2)
+    prompt = change(prompt, "ValidationConfig", validation_prompts="", num_validation_images=0)
+    node_id = find(prompt, "TrainLoRA")
+    longer = prompt[node_id] | {"inputs": prompt[node_id]["inputs"] | {"max_train_steps": 3}}
+    outcome = queue(server.url, prompt | {"longer": longer})
+    assert outcome.status == "success", outcome.error
+    runs = [path for path in server.runs_dir.iterdir() if path.name.startswith("pair-")]
+    times = sorted((events_of(run, "started")[0]["time"], events_of(run, "done")[0]["time"], run.name) for run in runs)
+    assert len(times) == 2 and times[0][1] <= times[1][0]
+    first, second = (server.runs_dir / name for _, _, name in times)
+    if first.name.endswith("-2"):  # and changing only the number of steps goes on
+        assert events_of(second, "started")[0]["resumed_from"] == 2
+        assert events_of(second, "job_changed")[0]["begins_from"] == {"run_id": first.name, "step": 2, "exact": True}
+    names = [" ".join(process.cmdline()) for process in psutil.process_iter() if process.status() != psutil.STATUS_ZOMBIE]
+    assert not [name for name in names if str(server.runs_dir) in name and "trainer_core" in name]
+    assert not list(server.output_dir.rglob("*.tmp"))
 
 
 def test_when_its_parent_is_killed_the_training_saves_and_ends(server: Server, example: Prompt, tmp_path: Path) -> None:
