@@ -53,11 +53,11 @@ def test_cancel_saves_and_the_same_graph_goes_on(server: Server, example: Prompt
 
 
 def test_two_trainings_in_one_graph_run_one_after_the_other_and_leave_no_process(server: Server, example: Prompt) -> None:
-    prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="pair", max_train_steps=2)
+    prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="pair", max_train_steps=3)
     prompt = change(prompt, "ValidationConfig", validation_prompts="", num_validation_images=0)
     node_id = find(prompt, "TrainLoRA")
-    longer = prompt[node_id] | {"inputs": prompt[node_id]["inputs"] | {"max_train_steps": 3}}
-    outcome = queue(server.url, prompt | {"longer": longer})
+    shorter = prompt[node_id] | {"inputs": prompt[node_id]["inputs"] | {"max_train_steps": 2}}
+    outcome = queue(server.url, prompt | {"shorter": shorter})
     assert outcome.status == "success", outcome.error
     runs = [path for path in server.runs_dir.iterdir() if path.name.startswith("pair-")]
     times = sorted((events_of(run, "started")[0]["time"], events_of(run, "done")[0]["time"], run.name) for run in runs)
