@@ -17,6 +17,7 @@ from .adapter.initial import initial_factors, initial_parts
 from .adapter.plan import AdaptedModule, AdapterPlan, plan_adapter
 from .adapter.starts import Parts
 from .course import check_turns, count_steps, order_of
+from .cpu_speed import bf16_slowdown
 from .data.index import Progress, count_buckets, index_datasets
 from .data.report import group_reasons
 from .data.sample import Index, Rejected, Sample
@@ -46,6 +47,7 @@ from .validation.shots import Shot, make_shots
 
 log = logging.getLogger(__name__)
 
+MAX_SLOWDOWN = 2.0  # of bf16, before it is worth a warning
 MAX_NAMED = 5  # files in a warning
 PRECISION_FIELDS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
@@ -123,6 +125,7 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     masked = job.flow.flux_attention_masked_training
     check_attention(job.base.attention_mechanism, masked=masked, precision=job.base.base_model_precision)
     check_place(job.base.attention_mechanism, device, DTYPES[job.base.mixed_precision])
+    warn_of_slow_bf16(device, DTYPES[job.base.mixed_precision])
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
     check_flavour(job, files, shape)
@@ -213,6 +216,16 @@ def pick_device(wish: str) -> torch.device:
     if wish == "cuda" and not available:
         raise JobError("training.device is 'cuda', but torch finds no CUDA or ROCm card here; choose 'auto' or 'cpu'")
     return torch.device("cuda" if available and wish != "cpu" else "cpu")
+
+
+def warn_of_slow_bf16(device: torch.device, dtype: torch.dtype) -> None:
+    """Say so where the processor trains in a format that it has to emulate."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and (slowdown := bf16_slowdown()) > MAX_SLOWDOWN:
+        log.warning(
+            "this processor computes bf16 %.0f times as slowly as float32; with base.mixed_precision 'no' the base takes twice "
+            "the memory and each step much less time",
+            slowdown,
+        )
 
 
 def write_manifest(setup: Setup, run_dir: RunDir) -> None:
