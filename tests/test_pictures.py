@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from support import job_data, run_in_process, silent
+from support import events_of, job_data, run_in_process, silent
 from trainer_core.data.encode import encode_captions, open_caches
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
@@ -204,9 +204,11 @@ def test_base_pictures_are_made_once_for_all_that_shapes_them_and_each_later_one
     data["training"] = data["training"] | {"seed": 9}
     second = RunDir(Path(run_in_process(parse_job(data), tmp_path / "second", cache)["run_dir"]))
     assert second.sample_path(0, "ball").read_bytes() == kept.read_bytes() and kept.stat().st_mtime_ns == written
-    data["validation"] = validation | {"validation_seed": 1}
-    run_in_process(parse_job(data), tmp_path / "third", cache)
-    assert len(list((cache / "pictures").rglob("*.png"))) == 2
+    data["validation"] = validation | {"user_prompt_library": library(ball="a ball", cube="a cube")}
+    third = RunDir(Path(run_in_process(parse_job(data), tmp_path / "third", cache)["run_dir"]))
+    assert len(list((cache / "pictures").rglob("*.png"))) == 2 and kept.stat().st_mtime_ns == written
+    of_the_base = [event for event in events_of(third.root) if event["event"] == "sample" and event["step"] == 0]
+    assert [event["index"] for event in of_the_base] == [0, 1], "each is told of once"
 
 
 def test_pictures_in_the_middle_change_no_byte_of_the_training(tmp_path, pictures, cache):

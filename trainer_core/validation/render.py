@@ -60,6 +60,8 @@ def render_shots(
         for shot, latent in zip(shots, latents, strict=True):
             if context.should_stop():
                 break
+            if paths[shot].exists():  # sampled with the others all the same, so that theirs come out as always
+                continue
             picture = to_png(vae.decode(latent.unsqueeze(0))[0])
             write_atomically(paths[shot], picture)
             if step == 0:
