@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from support import events_of, job_data, run_in_process, silent
+from support import job_data, run_in_process, silent
 from trainer_core.data.encode import encode_captions, open_caches
 from trainer_core.errors import JobError
 from trainer_core.flux.files import PICO_FILES
@@ -207,7 +207,8 @@ def test_base_pictures_are_made_once_for_all_that_shapes_them_and_each_later_one
     data["validation"] = validation | {"user_prompt_library": library(ball="a ball", cube="a cube")}
     third = RunDir(Path(run_in_process(parse_job(data), tmp_path / "third", cache)["run_dir"]))
     assert len(list((cache / "pictures").rglob("*.png"))) == 2 and kept.stat().st_mtime_ns == written
-    of_the_base = [event for event in events_of(third.root) if event["event"] == "sample" and event["step"] == 0]
+    events = map(json.loads, third.events_path.read_text(encoding="utf-8").splitlines())
+    of_the_base = [event for event in events if event["event"] == "sample" and event["step"] == 0]
     assert [event["index"] for event in of_the_base] == [0, 1], "each is told of once"
 
 
