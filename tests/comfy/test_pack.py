@@ -32,6 +32,7 @@ NODE_IDS = {
     "DatasetCaptions",
     "DatasetSampling",
     "CompareCheckpoints",
+    "ImportSimpleTunerConfig",
 }
 
 # where each part of the job has its widgets; TrainLoRA has those of the job itself and two of the training's
