@@ -1,7 +1,7 @@
 """Whether this processor computes in bfloat16 as fast as in float32: found by trying, since no public table of torch's tells.
 
-Without instructions of its own for bfloat16 a processor emulates them. pico's training step took thirteen times as long on an
-AVX2 machine, and as long as in float32 on one with AMX.
+Without instructions of its own for bfloat16 a processor emulates them: on an AVX2 machine pico's training step took thirteen
+times as long as in float32.
 """
 
 import time
@@ -9,13 +9,13 @@ from functools import lru_cache
 
 import torch
 
-EDGE = 512  # of the matrices: a millisecond
+EDGE = 128  # of the matrices: even emulated, a few hundredths of a second in all
 ROUNDS = 3
 
 
 @lru_cache(maxsize=1)
 def bf16_slowdown() -> float:
-    """How many times as long a matrix product takes in bfloat16 as in float32, on one thread's share of the machine."""
+    """How many times as long a matrix product takes in bfloat16 as in float32."""
     return _seconds(torch.bfloat16) / _seconds(torch.float32)
 
 
