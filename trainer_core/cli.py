@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import dataset_command, evaluate_command, job_commands, runs_command
+from . import dataset_command, evaluate_command, job_commands, lora_commands, runs_command
 from .commands import COMMANDS, make_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
@@ -246,4 +246,5 @@ def _parser() -> argparse.ArgumentParser:
     evaluate_command.add_arguments(evaluate)
     inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
     inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
+    lora_commands.add_commands(command)
     return parser

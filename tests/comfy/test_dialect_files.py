@@ -7,7 +7,9 @@ from foreign_adapters import DIALECTS, MAKERS, keys, lora, original_changes, ran
 from safetensors.torch import load_file, save_file
 from test_files import run_in_comfyui
 
-from trainer_core.adapter.dialects import read_adapter
+from trainer_core.adapter.dialects import open_adapter, read_adapter
+from trainer_core.adapter.low_rank import Wanted
+from trainer_core.adapter.rework import Output, convert, merge, resize
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import FluxShape, read_shape
 
@@ -31,13 +33,29 @@ def read_by_both(folder, shape: FluxShape) -> dict[str, float]:
     return differences
 
 
+def rework(folder) -> None:
+    """What the tools make of some of the files, beside them."""
+    source, lokr = (
+        open_adapter(folder / "diffusers lora.safetensors", SHAPE),
+        open_adapter(folder / "lycoris lokr.safetensors", SHAPE),
+    )
+    for naming in ("kohya", "diffusion_model"):
+        convert(source, naming, Output(folder / f"converted to {naming}.safetensors"))
+    loha = open_adapter(folder / "lycoris loha.safetensors", SHAPE)
+    convert(loha, "kohya", Output(folder / "converted loha.safetensors"))
+    resize(lokr, Wanted(8), Output(folder / "resized.safetensors"))
+    merge([source, loha], [0.5, -0.25], None, Output(folder / "merged.safetensors"))
+    merge([source, lokr], [1.0, 1.0], Wanted(8), Output(folder / "merged to a rank.safetensors"))
+
+
 def test_every_naming_and_kind_means_what_it_means_to_comfyui(tmp_path):
     for dialect in (name for name, dialect in DIALECTS.items() if dialect.comfyui):
         for kind in MAKERS if dialect in ("lycoris", "kohya") else ("lora",):
             tensors = keys(DIALECTS[dialect], random_layers(SHAPE, DIALECTS[dialect].original, kind))
             save_file(tensors, tmp_path / f"{dialect} {kind}.safetensors".replace(".weight", "weight"))
+    rework(tmp_path)
     differences = read_by_both(tmp_path, SHAPE)
-    assert len(differences) == 10 + 2 * 5
+    assert len(differences) == 10 + 2 * 5 + 6
     assert max(differences.values()) < 1e-4, differences
 
 

@@ -21,16 +21,18 @@ here and no assistant touches those, and everything else that is not understood 
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..errors import JobError
-from ..flux.files import read_header, read_tensors
+from ..flux.files import read_header
 from ..flux.load import FluxShape, empty_transformer
 from ..flux.names import SWAPPED_HALVES, Name, linear_names
+from ..flux.tensors import TensorSource, open_tensors
 from .file_factors import KIND_OF_PART, Factors, Kind, build_factors
 
 log = logging.getLogger(__name__)
@@ -104,29 +106,80 @@ class AdapterFile:
     modules: dict[str, Factors]
 
 
+@dataclass(frozen=True, eq=False)
+class AdapterSource:
+    """An adapter still in its file: checked by its header alone, and read a layer at a time, in float32 on the CPU.
+
+    `places` has, by diffusers' name and in the model's order, which layer of the file it is, or which rows of one.
+    """
+
+    shape: FluxShape
+    kind: Kind
+    places: Mapping[str, tuple[str, Name]]
+    _tensors: TensorSource
+    _keys: Mapping[str, Mapping[str, str]]
+    _sizes: Mapping[str, tuple[int, int]]
+    _layers: Layers
+
+    @property
+    def path(self) -> Path:
+        return self._tensors.path
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self._tensors.metadata
+
+    @property
+    def dtypes(self) -> set[str]:
+        """The formats of its matrices, by safetensors' names for them."""
+        keys = (key for parts in self._keys.values() for part, key in parts.items() if part != "alpha")
+        return {self._tensors.entries[key].dtype for key in keys}
+
+    @property
+    def num_parameters(self) -> int:
+        """The numbers in its matrices."""
+        keys = (key for parts in self._keys.values() for part, key in parts.items() if part != "alpha")
+        return sum(self._tensors.entries[key].num_values for key in keys)
+
+    def read(self, module: str) -> Factors:
+        """The factors of one of diffusers' modules. JobError where they do not fit the layer, or cannot be taken apart."""
+        layer, name = self.places[module]
+        where = f"{self.path}: {layer}"
+        parts = {part: self._tensors.read(key).float() for part, key in self._keys[layer].items()}
+        _, factors = build_factors(parts, where)
+        _check_size(factors, self._layers[layer], self._sizes, where)
+        return _cut(factors, name, self.shape.width, where)
+
+
 def read_adapter(path: Path, shape: FluxShape) -> AdapterFile:
     """The adapter in this file, for a base of this shape, in float32 on the CPU.
 
     JobError when it is no adapter, not for this base, of mixed kinds, or more than its factors can say.
     """
+    source = open_adapter(path, shape)
+    return AdapterFile(source.kind, {name: source.read(name) for name in source.places})
+
+
+def open_adapter(path: Path, shape: FluxShape) -> AdapterSource:
+    """The adapter in this file, for a base of this shape. JobError as `read_adapter`, for all that its header tells."""
     if not path.is_file():
         raise JobError(f"there is no file {path}; correct the path, or put the adapter there")
-    layers = known_layers(shape)
-    kinds: set[Kind] = set()
-    found: dict[str, Factors] = {}
-    sizes = _sizes(shape)
-    for layer, parts in _parts_by_layer(path, layers, shape).items():
-        where = f"{path}: {layer}"
-        kind, factors = build_factors(parts, where)
-        _check_size(factors, layers[layer], sizes, where)
+    layers, sizes = known_layers(shape), _sizes(shape)
+    keys = _keys_by_layer(path, layers, shape)
+    found: dict[str, tuple[str, Name]] = {}
+    for layer in keys:
         for name in layers[layer]:
             if name.diffusers in found:
-                raise JobError(f"{where} adapts {name.diffusers}, which another key adapts too; use a file in one naming")
-            found[name.diffusers] = _cut(factors, name, shape.width, where)
-        kinds.add(kind)
+                raise JobError(
+                    f"{path}: {layer} adapts {name.diffusers}, which another key adapts too; use a file in one naming"
+                )
+            found[name.diffusers] = layer, name
+    by_layer = [{KIND_OF_PART[part] for part in parts if part != "alpha"} for parts in keys.values()]
+    kinds = sorted({kind for kinds in by_layer if len(kinds) == 1 for kind in kinds})
     if len(kinds) > 1:
-        raise JobError(f"{path} mixes {' and '.join(sorted(kinds))}; use an adapter of one kind")
-    return AdapterFile(kinds.pop(), {name: found[name] for name in sizes if name in found})
+        raise JobError(f"{path} mixes {' and '.join(kinds)}; use an adapter of one kind")
+    places = {name: found[name] for name in sizes if name in found}
+    return AdapterSource(shape, (kinds or ["lora"])[0], places, open_tensors(path), keys, sizes, layers)
 
 
 def known_layers(shape: FluxShape) -> Layers:
@@ -149,8 +202,8 @@ def known_layers(shape: FluxShape) -> Layers:
     return layers
 
 
-def _parts_by_layer(path: Path, layers: Layers, shape: FluxShape) -> dict[str, dict[str, Tensor]]:
-    """The file's tensors by layer and part; JobError for any that are neither these nor a text encoder's."""
+def _keys_by_layer(path: Path, layers: Layers, shape: FluxShape) -> dict[str, dict[str, str]]:
+    """The file's keys by layer and part; JobError for any that are neither these nor a text encoder's."""
     keys = [key for key in read_header(path) if key != "__metadata__"]
     text = {key for key in keys if key.startswith(_TEXT_ENCODERS)}
     places = {key: _split(key) for key in keys if key not in text}
@@ -167,13 +220,14 @@ def _parts_by_layer(path: Path, layers: Layers, shape: FluxShape) -> dict[str, d
         raise JobError(f"{path} holds nothing for FLUX's transformer ({len(text)} tensors for text encoders); use another file")
     if text:
         log.warning("%s: %d tensors for the text encoders are left out; only the transformer is adapted", path, len(text))
-    parts: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(path, lambda key: key in places, torch.float32).items():
-        layer, part = places[key]
-        if part in parts.setdefault(layer, {}):
-            raise JobError(f"{path}: {layer} has {part} twice, the second time as {key}; use a file in one naming")
-        parts[layer][part] = tensor
-    return parts
+    by_layer: dict[str, dict[str, str]] = {}
+    for key, (layer, part) in places.items():
+        parts = by_layer.setdefault(layer, {})
+        if part in parts:
+            first, last = sorted((parts[part], key))
+            raise JobError(f"{path}: {layer} has {part} twice, as {first} and as {last}; use a file in one naming")
+        parts[part] = key
+    return by_layer
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -206,7 +260,8 @@ def _some(keys: list[str]) -> str:
     return ", ".join(repr(key) for key in keys[:3])
 
 
-def _sizes(shape: FluxShape) -> dict[str, tuple[int, int]]:
+@lru_cache
+def _sizes(shape: FluxShape) -> Mapping[str, tuple[int, int]]:
     """(out, in) of every layer that can be adapted, by diffusers' name."""
     model = empty_transformer(shape)
     names = linear_names(shape.num_double, shape.num_single, shape.guidance)
@@ -214,7 +269,7 @@ def _sizes(shape: FluxShape) -> dict[str, tuple[int, int]]:
     return {name: (linear.out_features, linear.in_features) for name, linear in linears}
 
 
-def _check_size(factors: Factors, names: tuple[Name, ...], sizes: dict[str, tuple[int, int]], where: str) -> None:
+def _check_size(factors: Factors, names: tuple[Name, ...], sizes: Mapping[str, tuple[int, int]], where: str) -> None:
     wanted = (sum(sizes[name.diffusers][0] for name in names), sizes[names[0].diffusers][1])
     if factors.size() != wanted:
         got = factors.size()

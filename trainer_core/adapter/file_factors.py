@@ -38,6 +38,10 @@ class Factors(Protocol):
     def scale(self) -> float:
         """What the product is multiplied by."""
 
+    @property
+    def rank(self) -> int | None:
+        """The inner size; None for a lokr of two whole factors."""
+
     def tensors(self) -> dict[str, Tensor]:
         """The matrices by the names that files give them."""
 

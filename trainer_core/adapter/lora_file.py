@@ -7,10 +7,12 @@ The header holds the job and run, the ModelSpec fields that model libraries show
 dropped onto the canvas, the file brings back the graph that made it.
 """
 
+import hashlib
 import json
 import re
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +83,25 @@ def export_lora(
     path: Path, transformer: FluxTransformer2DModel, plan: AdapterPlan, dtype: torch.dtype, metadata: dict[str, str]
 ) -> None:
     """Write the adapter's file, atomically."""
-    write_atomically(path, with_sorted_header(save(adapter_tensors(transformer, plan, dtype), metadata=metadata)))
+    write_lora(path, adapter_tensors(transformer, plan, dtype), metadata)
 
 
-def with_sorted_header(data: bytes) -> bytes:
-    """The same safetensors file with its header in alphabetical order: the library's own order differs from call to call."""
+def write_lora(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write an adapter's tensors under these keys, atomically; ModelSpec's digest of them goes into the header."""
+    data = save(tensors, metadata=metadata)
     (length,) = struct.unpack("<Q", data[:8])
-    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    digest = hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
+    write_atomically(path, with_sorted_header(data, {"modelspec.hash_sha256": f"0x{digest}"}))
+
+
+def with_sorted_header(data: bytes, more: Mapping[str, str] | None = None) -> bytes:
+    """The same safetensors file, its metadata with `more`, its header in alphabetical order: the library's own order differs
+    from call to call."""
+    (length,) = struct.unpack("<Q", data[:8])
+    entries = json.loads(data[8 : 8 + length])
+    if more:
+        entries["__metadata__"] = entries.get("__metadata__", {}) | more
+    header = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)
     return struct.pack("<Q", len(header)) + header + data[8 + length :]
 
