@@ -32,7 +32,6 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, pictures, cache, kind)
         job_data(
             pictures,
             lora=KINDS[kind],
-            base={"mixed_precision": "bf16"},
             training={"gradient_accumulation_steps": 2, "checkpoint_step_interval": 0},
         )
     )

@@ -18,7 +18,7 @@ from trainer_core.events import EventReader
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import RunDir, run_dir_for
 
-KILLS = int(os.environ.get("FLUX_LORA_KILLS", "3"))
+KILLS = int(os.environ.get("FLUX_LORA_KILLS", "2"))
 CLOCK = {"time", "seconds", "steps_per_second", "data_wait_share", "memory_gib", "path"}
 LONGEST_LIFE = 0.4  # seconds until a random kill, from the training's start on
 

@@ -95,10 +95,10 @@ def test_a_run_is_the_same_to_rounding_with_everything_on(pictures, tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(pictures, tmp_path):
-    straight = trained(pictures, tmp_path / "straight", "on", base={"mixed_precision": "bf16"})
+    straight = trained(pictures, tmp_path / "straight", "on")
     with pytest.raises(StopRequested):
-        trained(pictures, tmp_path / "stopped", "on", stop=3, base={"mixed_precision": "bf16"})
-    resumed = trained(pictures, tmp_path / "stopped", "on", base={"mixed_precision": "bf16"})
+        trained(pictures, tmp_path / "stopped", "on", stop=3)
+    resumed = trained(pictures, tmp_path / "stopped", "on")
     one, two = load_file(straight["lora"]), load_file(resumed["lora"])
     assert all(torch.equal(one[name], two[name]) for name in one)
 

@@ -90,23 +90,23 @@ def test_a_weight_is_as_near_to_the_files_as_its_bits_allow(precision):
 def test_a_lora_learns_resumes_exactly_and_exports_the_same_keys(precision, pictures, tmp_path):
     data = job_data(
         pictures,
-        base={"base_model_precision": precision, "mixed_precision": "bf16"},
+        base={"base_model_precision": precision},
         lora={"lora_save_precision": "fp32", "flux_lora_target": "all+ffs"},
         optimizer={"learning_rate": 3e-3},
-        training={"max_train_steps": 24, "checkpoint_step_interval": 8, "train_batch_size": 4},
+        training={"max_train_steps": 12, "checkpoint_step_interval": 4},
     )
     straight = run_in_process(parse_job(data), tmp_path / "straight", tmp_path / "cache")
     losses = straight["losses"]
-    assert sum(losses[-8:]) < sum(losses[:8])
+    assert sum(losses[-6:]) < sum(losses[:6])
     manifest = json.loads((Path(straight["run_dir"]) / "manifest.json").read_text())
     assert manifest["job"]["base"]["base_model_precision"] == precision
     with pytest.raises(StopRequested):
-        run_in_process(parse_job(data), tmp_path / "resumed", tmp_path / "cache", stop_before=10)
+        run_in_process(parse_job(data), tmp_path / "resumed", tmp_path / "cache", stop_before=8)
     resumed = run_in_process(parse_job(data), tmp_path / "resumed", tmp_path / "cache")
     one, two = load_file(straight["lora"]), load_file(resumed["lora"])
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
     whole = run_in_process(
-        parse_job(data | {"base": {"mixed_precision": "bf16"}, "training": data["training"] | {"max_train_steps": 1}}),
+        parse_job(data | {"base": {"mixed_precision": "no"}, "training": data["training"] | {"max_train_steps": 1}}),
         tmp_path / "whole",
         tmp_path / "cache",
     )

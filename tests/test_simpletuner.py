@@ -92,6 +92,8 @@ def cheap(job: TrainJob, *, pictures: bool) -> TrainJob:
     shown |= {"validation_num_inference_steps": 1, "validation_guidance_real": 1.0}
     data["validation"] = shown if pictures else {"num_validation_images": 0}
     data["base"] |= {"attention_mechanism": "diffusers"}
+    if job.base.base_model_precision != "bf16":
+        data["base"]["mixed_precision"] = "no"  # bf16 is slow on processors without instructions for it
     data["optimizer"]["optimizer"] = ON_THE_CPU.get(job.optimizer.optimizer, job.optimizer.optimizer)
     return parse_job(data)
 

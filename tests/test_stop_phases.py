@@ -68,7 +68,7 @@ def job(tmp_path) -> TrainJob:
             Image.new("L", picture.size, 200).save(tmp_path / "masks" / path.name)
     data = job_data(
         folder,
-        base={"base_model_precision": "int8-quanto", "mixed_precision": "bf16"},
+        base={"base_model_precision": "int8-quanto"},
         validation={
             "num_validation_images": 2,
             "validation_num_inference_steps": 3,
