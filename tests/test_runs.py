@@ -19,7 +19,7 @@ JOB = {
     "validation": {"eval_steps_interval": 0},
     "metadata": {},
 }
-STARTED = {"event": "started", "run_id": "cat-1", "pid": 1, "resumed_from": 0, "steps": 400}
+STARTED = {"event": "started", "version": 1, "run_id": "cat-1", "pid": 1, "resumed_from": 0, "steps": 400}
 
 
 def steps(first, last):

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+EVENTS_VERSION = 1  # of what docs/events.md promises; another one where a field goes or changes its meaning
+
 FIELDS: dict[str, frozenset[str]] = {
     "plan": frozenset({"phases", "room", "verdict"}),
-    "started": frozenset({"run_id", "pid", "resumed_from", "steps"}),
+    "started": frozenset({"version", "run_id", "pid", "resumed_from", "steps"}),
     "phase": frozenset({"phase", "done", "total", "per_second", "seconds_left"}),
     "warning": frozenset({"message"}),
     "dataset": frozenset({"pictures", "buckets", "rejected", "reasons"}),

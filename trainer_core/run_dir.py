@@ -42,6 +42,7 @@ from .errors import JobError
 from .job import TrainJob
 from .job_file import load_job
 
+RUN_FOLDER_VERSION = 1  # of what docs/run_folder.md promises; another one where a file goes or changes its meaning
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl"})
 RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt", ".caption", ".csv", ".jsonl", ".parquet"}

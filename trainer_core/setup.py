@@ -36,7 +36,7 @@ from .idle import warn_of_idle
 from .job import TrainJob
 from .optimizer_check import check_optimizer
 from .optimizers import effective
-from .run_dir import RunDir, read_json, write_json
+from .run_dir import RUN_FOLDER_VERSION, RunDir, read_json, write_json
 from .specs.base import BaseModelSpec
 from .trackers import check_trackers
 from .tread import Span, resolve_routes
@@ -237,6 +237,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
     versions = {module.__name__: module.__version__ for module in (torch, diffusers, peft, transformers)}
     files = {name: {"path": str(path), "fingerprint": fingerprint(path)} for name, path in asdict(setup.files).items()}
     manifest = {
+        "version": RUN_FOLDER_VERSION,
         "run_id": run_dir.run_id,
         "job": setup.job.model_dump(mode="json", exclude={"metadata"}),
         "steps": setup.num_steps,

@@ -16,6 +16,7 @@ from .checkpoint import restore_latest
 from .context import RunContext
 from .ema import Ema
 from .errors import JobError
+from .events import EVENTS_VERSION
 from .flux.fill import Visit, nothing, unseen
 from .flux.load import FluxWeights, by_block, load_transformer, open_weights
 from .flux.modulation import is_modulation, keep_on_host
@@ -110,6 +111,11 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     progress(num_blocks, num_blocks)
     context.events.emit("adapter", modules=len(setup.modules), parameters=setup.num_parameters)
     context.events.emit(
-        "started", run_id=context.run_dir.run_id, pid=os.getpid(), resumed_from=history.step, steps=setup.num_steps
+        "started",
+        version=EVENTS_VERSION,
+        run_id=context.run_dir.run_id,
+        pid=os.getpid(),
+        resumed_from=history.step,
+        steps=setup.num_steps,
     )
     return Trainee(transformer, parameters, optimizer, TokenRouter(transformer, setup.spans), ema, assistant, history)

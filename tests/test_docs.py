@@ -1,0 +1,232 @@
+"""Every command of the README and the docs is run, every snippet is a job, every link leads somewhere, every message is said.
+
+Commands of `flux-lora` are run as they are written, on pico, in the folder of a user who has what the pages speak of. What is
+not run is in a literal table, with the reason. A new command needs nothing here, unless it speaks of a file that is not in
+`user_folder` or must not be run.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from doc_pages import (
+    INLINE,
+    NAMED_TEST,
+    PAGES,
+    all_commands,
+    blocks,
+    is_said,
+    links,
+    mentions,
+    message_templates,
+    name_of,
+    text_of,
+    words_of,
+)
+from safetensors.torch import load_file, save_file
+
+from support import ROOT, Command, make_pictures
+from trainer_core.cli import main
+from trainer_core.job import TrainJob
+from trainer_core.job_file import parse_job
+from trainer_core.pico import TRANSFORMER_PATH
+from trainer_core.run_dir import RunDir
+
+JOB: dict[str, Any] = {
+    "name": "my-subject",
+    "base": {"mixed_precision": "no"},
+    "datasets": [{"instance_data_dir": "pictures", "resolution": [32]}],
+    "lora": {"lora_rank": 2, "lora_blocks": "single 0-1"},
+    "validation": {
+        "validation_prompts": ["a ball"],
+        "validation_resolution": "32x32",
+        "validation_num_inference_steps": 1,
+        "validation_guidance_real": 1,
+        "num_held_out": 1,
+        "eval_steps_interval": 2,
+        "eval_timesteps": 1,
+    },
+    "training": {
+        "max_train_steps": 2,
+        "checkpoint_step_interval": 1,
+        "gradient_checkpointing": False,
+        "use_ema": True,
+        "device": "cpu",
+    },
+}
+SIMPLETUNER = {
+    "--model_family": "flux",
+    "--model_flavour": "dev",
+    "--pretrained_model_name_or_path": "models",
+    "--data_backend_config": "config/multidatabackend.json",
+    "--max_train_steps": 2,
+    "--num_train_epochs": 0,
+}
+WORKFLOW = {  # the form that ComfyUI runs, of the same kind as JOB
+    "1": {"class_type": "LoadFluxForTraining", "inputs": {"model_flavour": "pico", "mixed_precision": "no"}},
+    "2": {"class_type": "DatasetBucket", "inputs": {"path": "pictures", "resolution": "32"}},
+    "3": {"class_type": "ValidationConfig", "inputs": {"num_validation_images": 0}},
+    "4": {
+        "class_type": "TrainLoRA",
+        "inputs": {"model": ["1", 0], "dataset": ["2", 0], "validation": ["3", 0], "name": "graph", "max_train_steps": 1},
+    },
+}
+STANDS_FOR = {"~/ComfyUI": "ComfyUI"}  # and RUN_DIR, for the run of JOB
+SLOW = {  # command -> why it is not in the default suite
+    "flux-lora demo": "trains 400 steps and makes 20 pictures",
+    "flux-lora check JOB.json --probe --chart plan.png": "times a step of a model of FLUX.1's width",
+}
+NOT_RUN = {  # a command, or what it begins with -> why it is not run at all
+    "git clone": "needs this repository's address",
+    "cd ": "goes into the clone",
+    "python -m pip install": ".ci/run begins with it; the wheel is installed by tests/test_package.py",
+    "pip install": "the wheel is installed by tests/test_package.py",
+    "python -m benchmarks.": "takes minutes or a card; that it exists and has its options is a test below",
+    "python -m tools.": "remakes files of the repository; that it exists is a test below",
+    "pytest": "this very suite; that its files and markers exist is a test below",
+}
+COMMANDS = all_commands()
+OURS = [command for command in COMMANDS if words_of(command)[0] == "flux-lora"]
+
+
+@pytest.fixture(scope="module")
+def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a user who has trained JOB."""
+    folder = tmp_path_factory.mktemp("user")
+    make_pictures(folder / "pictures")
+    longer = {**JOB, "training": JOB["training"] | {"max_train_steps": 3}}
+    backends = [{"id": "pictures", "instance_data_dir": "pictures", "caption_strategy": "textfile"}]
+    files = {"JOB.json": JOB, "job.json": JOB, "NEW.json": longer, "WORKFLOW.json": WORKFLOW, "workflow.json": WORKFLOW}
+    files |= {"config/config.json": SIMPLETUNER, "config/multidatabackend.json": backends}
+    (folder / "config").mkdir()
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    for name in ("models", "ComfyUI/comfy/sd1_tokenizer", "ComfyUI/comfy/text_encoders/t5_tokenizer", "ComfyUI/input"):
+        (folder / name).mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        trained = Command("run", "JOB.json")
+    assert trained.code == 0, trained.stderr
+    for name in ("LORA", "OTHER"):
+        shutil.copy(trained.report["lora"], folder / f"{name}.safetensors")
+    (folder / "BASE.safetensors").symlink_to(TRANSFORMER_PATH)
+    (folder / "TUNED.safetensors").symlink_to(tuned(tmp_path_factory.mktemp("tuned") / "tuned.safetensors"))
+    (folder / "RUN_DIR").write_text(trained.report["run_id"], encoding="utf-8")
+    return folder
+
+
+def tuned(path: Path) -> Path:
+    """Pico's transformer with something trained into one of its layers."""
+    tensors = load_file(TRANSFORMER_PATH)
+    name = next(name for name, tensor in tensors.items() if name.endswith("to_q.weight"))
+    tensors[name] = tensors[name] + torch.ones_like(tensors[name]) / 64
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture
+def at_home(user_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """In a copy of that folder."""
+    shutil.copytree(user_folder, tmp_path / "home", symlinks=True)
+    monkeypatch.chdir(tmp_path / "home")
+    yield tmp_path / "home"
+
+
+def run_at(home: Path, command: str) -> int:
+    """The exit code of the command there; `ask` finds a process that holds the run."""
+    run_dir = home / "runs" / (home / "RUN_DIR").read_text(encoding="utf-8")
+    words = [STANDS_FOR.get(word, str(run_dir) if word == "RUN_DIR" else word) for word in words_of(command)]
+    with ExitStack() as stack:
+        if words[1] == "ask":
+            stack.enter_context(RunDir(run_dir).owned())
+        try:
+            return main(words[1:])
+        except SystemExit as end:  # of --help, and of words that the parser refuses
+            return int(end.code or 0)
+
+
+@pytest.mark.parametrize("command", [command for command in OURS if command not in SLOW])
+def test_a_command_does_what_a_page_says(command: str, at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_at(at_home, command) == 0, capsys.readouterr().err
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in OURS if command in SLOW])
+def test_a_long_command_does_what_a_page_says(command: str, at_home: Path) -> None:
+    assert run_at(at_home, command) == 0
+
+
+def test_each_other_command_is_known_to_be_left_out() -> None:
+    unknown = [command for command in COMMANDS if command not in OURS and not command.startswith(tuple(NOT_RUN))]
+    assert not unknown, "run it, or say in NOT_RUN why not"
+    stale = [start for start in NOT_RUN if not any(command.startswith(start) for command in COMMANDS)]
+    assert not stale and set(SLOW) <= set(OURS), "no page has these any more"
+
+
+def test_mentioned_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = capsys.readouterr().out
+    assert not [name for page in PAGES for name in mentions(text_of(page)) if not re.search(rf"^    {name}\b", told, re.M)]
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if command.startswith(("python -m bench", "python -m tool"))]
+)
+def test_a_module_that_a_page_starts_exists_and_has_its_options(command: str) -> None:
+    module, *options = command.replace("[", " ").replace("]", " ").split()[2:]
+    place = ROOT / module.replace(".", "/")
+    source = text_of(place / "__main__.py" if place.is_dir() else place.with_suffix(".py"))
+    assert "__main__" in source or place.is_dir()
+    assert not [option for option in options if option.startswith("--") and f'"{option}"' not in source]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_tests_that_a_page_names_exist(page: Path) -> None:
+    for file, quoted, bare in NAMED_TEST.findall(text_of(page)):
+        names = re.findall(r"^(?:async )?def (test_\w+)", text_of(ROOT / file), re.MULTILINE)
+        wanted = re.split(r"\s+or\s+", quoted or bare or "test_")
+        assert not [part for part in wanted if not any(part in name for name in names)], f"{file} -k {wanted}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_and_pictures_of_a_page_are_there(page: Path) -> None:
+    assert not [link for link in links(text_of(page)) if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(text_of(page), "json")], ids=name_of)
+def test_the_snippets_of_a_page_are_jobs_or_parts_of_one(page: Path) -> None:
+    for snippet in blocks(text_of(page), "json"):
+        part = json.loads(snippet)
+        job = {"datasets": [{"instance_data_dir": "pictures"}]} | part
+        parse_job(job if "base" in part else job | {"base": {"model_flavour": "dev", "pretrained_model_name_or_path": "dev"}})
+
+
+def test_settings_are_called_by_their_names() -> None:
+    schema, nodes = TrainJob.model_json_schema(), json.loads(text_of(ROOT / "docs" / "nodes.json"))
+    fields = {name: field for part in schema["$defs"].values() for name, field in part["properties"].items()}
+    choices = {choice for field in fields.values() for choice in field.get("enum", ())}
+    widgets = {given["name"] for node in nodes.values() for given in node["inputs"]}
+    code = INLINE.findall(text_of(ROOT / "docs" / "settings.md"))
+    names = {word for word in code if re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)+", word)}
+    assert not names - fields.keys() - choices - widgets
+    assert len(names & fields.keys()) > 70
+
+
+def test_every_message_in_troubleshooting_is_one_that_the_code_says() -> None:
+    templates = message_templates()
+    quotes = re.findall(r"^\| `(.+?)` \|", text_of(ROOT / "docs" / "troubleshooting.md"), re.MULTILINE)
+    assert len(quotes) >= 60
+    assert not [quote for quote in quotes if not is_said(quote, templates)]
+
+
+def test_the_readme_leads_to_every_page_of_the_docs() -> None:
+    led = set(links(text_of(ROOT / "README.md")))
+    assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in led]
