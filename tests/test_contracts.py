@@ -47,7 +47,7 @@ def run_folder(pictures: Path, cache: Path, tmp_path_factory: pytest.TempPathFac
             validation={
                 "num_validation_images": 1,
                 "validation_resolution": "32x32, 48x32",
-                "validation_num_inference_steps": 3,
+                "validation_num_inference_steps": 1,
                 "num_held_out": 1,
                 "eval_steps_interval": 1,
                 "eval_timesteps": 1,

@@ -87,6 +87,7 @@ NOT_RUN = {  # a command, or what it begins with -> why it is not run at all
     "cd ": "goes into the clone",
     "python -m pip install": ".ci/run begins with it; the wheel is installed by tests/test_package.py",
     "pip install": "the wheel is installed by tests/test_package.py",
+    "python -m uv build": "tests/test_package.py builds the wheel",
     "python -m benchmarks.": "takes minutes or a card; that it exists and has its options is a test below",
     "python -m tools.": "remakes files of the repository; that it exists is a test below",
     "pytest": "this very suite; that its files and markers exist is a test below",
@@ -124,7 +125,7 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuned(path: Path) -> Path:
     """Pico's transformer with something trained into one of its layers."""
     tensors = load_file(TRANSFORMER_PATH)
-    name = next(name for name, tensor in tensors.items() if name.endswith("to_q.weight"))
+    name = next(name for name, tensor in tensors.items() if name.endswith("img_attn.proj.weight"))
     tensors[name] = tensors[name] + torch.ones_like(tensors[name]) / 64
     save_file(tensors, path)
     return path
