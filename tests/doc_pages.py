@@ -78,6 +78,15 @@ def links(text: str) -> list[str]:
     return [link.split("#")[0] for link in found if "://" not in link and not link.startswith("#")]
 
 
+def rows(page: str) -> list[list[str]]:
+    """The cells of those rows of a page's tables that begin with code."""
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in page.splitlines() if line.startswith("| `")]
+
+
+def codes(cell: str) -> list[str]:
+    return INLINE.findall(cell)
+
+
 def message_templates() -> list[str]:
     """Every text in the code, with GAP where a value is filled in."""
     templates = []

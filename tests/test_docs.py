@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from doc_pages import (
     PAGES,
     all_commands,
     blocks,
+    codes,
     is_said,
     links,
     mentions,
     message_templates,
     name_of,
+    rows,
     text_of,
     words_of,
 )
@@ -33,10 +36,11 @@ from safetensors.torch import load_file, save_file
 
 from support import ROOT, Command, make_pictures
 from trainer_core.cli import main
+from trainer_core.events import EVENTS_VERSION
 from trainer_core.job import TrainJob
 from trainer_core.job_file import parse_job
 from trainer_core.pico import TRANSFORMER_PATH
-from trainer_core.run_dir import RunDir
+from trainer_core.run_dir import RUN_FOLDER_VERSION, RunDir
 
 JOB: dict[str, Any] = {
     "name": "my-subject",
@@ -80,7 +84,6 @@ WORKFLOW = {  # the form that ComfyUI runs, of the same kind as JOB
 STANDS_FOR = {"~/ComfyUI": "ComfyUI"}  # and RUN_DIR, for the run of JOB
 SLOW = {  # command -> why it is not in the default suite
     "flux-lora demo": "trains 400 steps and makes 20 pictures",
-    "flux-lora check JOB.json --probe --chart plan.png": "times a step of a model of FLUX.1's width",
 }
 NOT_RUN = {  # a command, or what it begins with -> why it is not run at all
     "git clone": "needs this repository's address",
@@ -231,3 +234,28 @@ def test_every_message_in_troubleshooting_is_one_that_the_code_says() -> None:
 def test_the_readme_leads_to_every_page_of_the_docs() -> None:
     led = set(links(text_of(ROOT / "README.md")))
     assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in led]
+
+
+@pytest.fixture
+def run_folder(user_folder: Path) -> Path:
+    return user_folder / "runs" / (user_folder / "RUN_DIR").read_text(encoding="utf-8")
+
+
+def test_every_file_of_a_run_folder_is_on_its_page(run_folder: Path) -> None:
+    table = rows(text_of(ROOT / "docs" / "run_folder.md"))
+    told = [re.sub(r"\b(NAME|N|STEP|DIGEST)\b", "*", code) for row in table for code in codes(row[0])]
+    inner = {code for row in table if row[0].startswith("`checkpoints/") for code in codes(row[1])}
+    patterns = [pattern + "*" if pattern.endswith("/") else pattern for pattern in told] + ["*-ema.safetensors"]
+    files = [path.relative_to(run_folder).as_posix() for path in run_folder.rglob("*") if path.is_file()]
+    assert len(files) > 12
+    assert not [file for file in files if not any(fnmatch(file, pattern) for pattern in patterns)]
+    for folder in (run_folder / "checkpoints").iterdir():
+        assert {path.name + "/" * path.is_dir() for path in folder.iterdir()} <= inner
+
+
+def test_a_run_folder_tells_its_versions(run_folder: Path) -> None:
+    assert json.loads(text_of(run_folder / "manifest.json"))["version"] == RUN_FOLDER_VERSION
+    events = [json.loads(line) for line in text_of(run_folder / "events.jsonl").splitlines()]
+    assert {event["version"] for event in events if event["event"] == "started"} == {EVENTS_VERSION}
+    state = json.loads(text_of(next((run_folder / "checkpoints").rglob("state.json"))))
+    assert state.keys() == {"history", "digests", "optimizer"}
