@@ -411,7 +411,7 @@ def test_the_plan_counts_the_tokens_and_latents_of_references(pictures, referenc
     assert disk_bytes(double)["latents"] == 2 * disk_bytes(plain)["latents"]
     assert training_work(double, two) > 1.2 * training_work(plain, one)
     large = Bucket(1024, 1024)
-    samples = [replace(sample, bucket=large, reference=sample.reference._replace(bucket=large)) for sample in double.samples]
+    samples = [sample._replace(bucket=large, reference=sample.reference._replace(bucket=large)) for sample in double.samples]
     shrunk = next(
         setup
         for change, setup in alternatives(replace(double, samples=tuple(samples)))

@@ -82,7 +82,7 @@ def test_captions_masks_and_references_are_counted():
     facts = Facts(64, 64, "r")
     reference = Reference(Path("r.png"), facts, SQUARE, (Fit(64, 64, 0, 0),))
     samples = [sample("a.png", ""), sample("b.png", "one two three", reference=reference), sample("c.png", "one")]
-    samples[0] = replace(samples[0], captions=("", "x"))
+    samples[0] = samples[0]._replace(captions=("", "x"))
     spec = DatasetSpec(instance_data_dir="nowhere")
     report = make_report(Index(tuple(samples)), (spec,), 1)
     captions = report.total.captions
@@ -234,7 +234,7 @@ def cell(sheet: Image.Image) -> Image.Image:
 
 
 def test_the_sheet_shows_the_whole_picture_and_dims_what_is_cropped_away(wide):
-    shown = replace(sample(str(wide), size=(320, 160)), views=(Fit(128, 64, 0, 0),))
+    shown = sample(str(wide), size=(320, 160))._replace(views=(Fit(128, 64, 0, 0),))
     picture = cell(draw_sheet(Index((shown,))))
     assert picture.getpixel((40, 40)) == (255, 255, 255)
     assert picture.getpixel((0, 0)) == picture.getpixel((79, 79)) == FRAME
@@ -256,13 +256,13 @@ def test_the_sheet_tints_what_a_mask_takes_out(wide, tmp_path):
 def test_the_sheet_shows_the_reference_in_the_corner(wide, tmp_path):
     Image.new("RGB", (64, 64), (0, 0, 255)).save(tmp_path / "reference.png")
     reference = Reference(tmp_path / "reference.png", Facts(64, 64, "r"), SQUARE, (Fit(64, 64, 0, 0),))
-    shown = replace(sample(str(wide), size=(320, 160), reference=reference), views=(Fit(128, 64, 0, 0),))
+    shown = sample(str(wide), size=(320, 160), reference=reference)._replace(views=(Fit(128, 64, 0, 0),))
     assert cell(draw_sheet(Index((shown,)))).getpixel((CELL - 12, CELL // 2 - 12)) == (0, 0, 255)
 
 
 def test_a_sheet_has_one_width_and_shows_the_first_of_many(pictures):
     few = index_datasets((DatasetSpec(instance_data_dir=str(pictures)),), PICO)
-    many = Index(tuple(replace(few.samples[0], passes=n + 1) for n in range(200)))
+    many = Index(tuple(few.samples[0]._replace(passes=n + 1) for n in range(200)))
     assert draw_sheet(few).width == draw_sheet(many).width == WIDTH == 2 * MARGIN + COLUMNS * CELL + (COLUMNS - 1) * GAP
     assert draw_sheet(many).height == draw_sheet(Index(many.samples[:40])).height
     assert draw_sheet(Index(())).width == WIDTH

@@ -6,7 +6,7 @@ Making a `Setup` reads headers and indexes pictures, no weights, and so finds ev
 
 import logging
 import platform
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -172,7 +172,7 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
         adapter=adapter,
         initial=initial,
         samples=samples,
-        eval_samples=tuple(sample if job.validation.eval_masked else replace(sample, mask=None) for sample in judged),
+        eval_samples=tuple(sample if job.validation.eval_masked else sample._replace(mask=None) for sample in judged),
         rejected=settled.rejected,
         num_steps=num_steps,
         shots=shots,

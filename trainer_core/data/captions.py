@@ -85,7 +85,7 @@ def _from_textfiles(spec: DatasetSpec, folder: Path) -> CaptionReader:
 
 def _beside(picture: Found, reader: TextReader) -> str:
     """The text of the caption file; Missing where there is none."""
-    stem = os.path.splitext(picture.file)[0]
+    stem = picture.file.rpartition(".")[0]  # it has one: it is a picture by its suffix
     for suffix in SUFFIXES:
         try:
             return reader.read(stem + suffix)

@@ -22,6 +22,7 @@ import PIL
 from .facts import Unreadable, look_at
 from .find import Found
 from .sample import Facts, Reject
+from .uncollected import uncollected
 
 FORMAT = 1  # another one is another table: change it whenever a look would tell something else
 NAME = "files.sqlite"
@@ -88,7 +89,8 @@ class FileMemory:
 
     def recall(self, wanted: dict[str, Found]) -> Learned:
         """What is known of these files as they are now."""
-        return self._attempt(lambda database: _recall(database, wanted)) or {}
+        with uncollected():
+            return self._attempt(lambda database: _recall(database, wanted)) or {}
 
     def keep(self, learned: Sequence[tuple[Found, Facts | str]]) -> None:
         """Remember this of these files."""

@@ -36,8 +36,7 @@ class Reference(NamedTuple):
     views: tuple[Fit, ...]  # one for each view of the sample
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """A picture in one of its dataset's resolutions.
 
     `captions` are the forms of its caption and `views` the ways in which it is brought to its bucket; each visit takes one of

@@ -8,7 +8,6 @@ import logging
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ..errors import JobError
 from ..specs.dataset import DatasetSpec
@@ -73,7 +72,7 @@ def move(sample: Sample, bucket: Bucket, spec: DatasetSpec) -> Sample:
     elif reference is not None:
         own = reference.views[0]
         reference = reference._replace(views=tuple(own._replace(mirrored=view.mirrored) for view in views))
-    return replace(sample, bucket=bucket, views=views, reference=reference)
+    return sample._replace(bucket=bucket, views=views, reference=reference)
 
 
 def _moves_at_each_resolution(spec: DatasetSpec, counts: Counter[Bucket], batch_size: int) -> dict[Bucket, Bucket]:

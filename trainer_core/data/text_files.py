@@ -13,6 +13,7 @@ from ..errors import JobError
 
 MAX_NAMED = 10
 AT_ONCE = 1 << 16  # bytes
+BYTE_ORDER_MARK = "\ufeff"  # what Windows writes before UTF-8
 READING = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)  # which Windows and Unix lack in turn
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class TextReader:
             encoding = "utf-16"
         else:
             try:
-                return self._text(data.decode("utf-8-sig"), path)
+                return self._text(data.decode().removeprefix(BYTE_ORDER_MARK), path)
             except UnicodeDecodeError:
                 encoding = "cp1252"
         try:

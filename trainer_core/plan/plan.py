@@ -194,4 +194,4 @@ def _shrunk(sample: Sample, resolution: int) -> Sample:
         return Bucket(*(max(64, int(edge * scale) // 64 * 64) for edge in bucket))
 
     reference = sample.reference and sample.reference._replace(bucket=shrunk(sample.reference.bucket))
-    return replace(sample, bucket=shrunk(sample.bucket), reference=reference)
+    return sample._replace(bucket=shrunk(sample.bucket), reference=reference)

@@ -6,7 +6,6 @@ twice, in another resolution or another dataset, is set aside everywhere, or it 
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..data.sample import Sample
 from ..errors import JobError
@@ -36,5 +35,5 @@ def set_aside(samples: Sequence[Sample], count: int) -> tuple[Samples, Samples]:
         )
     held_out = (sample for sample in samples if sample.facts.digest in chosen and not sample.is_regularisation)
     return left, tuple(
-        replace(sample, dataset_id=f"{sample.dataset_id} held out", passes=1, views=sample.views[:1]) for sample in held_out
+        sample._replace(dataset_id=f"{sample.dataset_id} held out", passes=1, views=sample.views[:1]) for sample in held_out
     )
