@@ -33,7 +33,7 @@ from trainer_core.flux.vae import FLUX_VAE, Vae, load_vae
 from trainer_core.specs.dataset import DatasetSpec
 
 BAR = 0.95
-CASES = {"TAEF1 at 512 px": ("tiny", 512, 8), "FLUX's VAE at 256 px": ("kl", 256, 4)}  # and so many pictures
+CASES = {"TAEF1 at 512 px": ("tiny", 512, 8), "FLUX's VAE at 256 px": ("kl", 256, 12)}  # and so many pictures
 CPU = torch.device("cpu")
 
 

@@ -59,7 +59,8 @@ class Vae:
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels in [-1, 1] to latents, on the CPU. FLUX's VAE gives the mean, so that a picture has one latent."""
-        pixels = pixels.to(self.device, torch.float32)
+        layout = torch.channels_last if self.device.type == "cpu" else torch.preserve_format  # as its weights are
+        pixels = pixels.to(self.device, torch.float32, memory_format=layout)
         if isinstance(self.model, AutoencoderTiny):
             return self.model.encode(pixels).latents.cpu()
         mean = self.model.encode(pixels).latent_dist.mode()
