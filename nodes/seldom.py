@@ -77,5 +77,6 @@ SELDOM_TOUCHED = frozenset(
         "cache_size_limit",
         "report_to",
         "tracker_project_name",
+        "num_devices",
     }
 )

@@ -49,9 +49,9 @@ def test_a_few_batches_are_read_before_they_are_asked_for_and_none_beyond_the_en
     reader = Reader()
     with Loader(reader, range(2, 9), ahead=3) as loader:
         assert reader.settled(3) == [2, 3, 4]
-        assert loader.batch(2).names == ("2",)
+        assert loader.take(2).names == ("2",)
         assert reader.settled(4) == [2, 3, 4, 5]
-        assert [loader.batch(number).names for number in range(3, 9)] == [(str(number),) for number in range(3, 9)]
+        assert [loader.take(number).names for number in range(3, 9)] == [(str(number),) for number in range(3, 9)]
         assert reader.settled(7) == [2, 3, 4, 5, 6, 7, 8]
 
 
@@ -59,11 +59,11 @@ def test_after_a_jump_it_follows_from_there():
     reader = Reader()
     with Loader(reader, range(12), ahead=3) as loader:
         for number in (0, 1, 2, 1, 8, 3, 3, 11, 0):
-            assert loader.batch(number).names == (str(number),)
+            assert loader.take(number).names == (str(number),)
         reader.read.clear()
-        assert loader.batch(6).names == ("6",) and reader.settled(4)[-4:] == [6, 7, 8, 9]
-        assert loader.batch(7).names == ("7",) and reader.settled(5)[-5:] == [6, 7, 8, 9, 10], "none is read twice"
-        assert loader.batch(20).names == ("20",), "what looks beyond the end gets it, but nothing after it"
+        assert loader.take(6).names == ("6",) and reader.settled(4)[-4:] == [6, 7, 8, 9]
+        assert loader.take(7).names == ("7",) and reader.settled(5)[-5:] == [6, 7, 8, 9, 10], "none is read twice"
+        assert loader.take(20).names == ("20",), "what looks beyond the end gets it, but nothing after it"
         assert reader.settled(6)[-1] == 20
 
 
@@ -74,24 +74,24 @@ def test_any_sequence_gives_what_the_plan_gives(pictures, cache):
     with Loader(plan.batch, range(30), ahead=4) as loader:
         for _ in range(60):
             number = number + 1 if drawn.random() < 0.7 else drawn.randrange(30)
-            given, expected = loader.batch(number), plan.batch(number)
+            given, expected = loader.take(number), plan.batch(number)
             assert given.names == expected.names
             assert torch.equal(given.latent_BCHW, expected.latent_BCHW) and torch.equal(given.text_BLD, expected.text_BLD)
 
 
 def test_an_error_is_raised_where_its_batch_is_asked_for_with_the_traceback_of_the_thread():
     with Loader(Reader(), range(10, 20), ahead=5) as loader:
-        assert [loader.batch(number).names for number in (10, 11, 12)] == [("10",), ("11",), ("12",)]
+        assert [loader.take(number).names for number in (10, 11, 12)] == [("10",), ("11",), ("12",)]
         with pytest.raises(JobError, match="batch 13 cannot be read") as caught:
-            loader.batch(13)
+            loader.take(13)
         assert "in __call__" in "".join(traceback.format_exception(caught.value))
-        assert loader.batch(14).names == ("14",)
+        assert loader.take(14).names == ("14",)
 
 
 def test_the_thread_ends_with_the_block_whatever_happens_in_it():
     reader = Reader()
     with pytest.raises(KeyError), Loader(reader, range(1000), ahead=100) as loader:
-        loader.batch(0)
+        loader.take(0)
         reader.go.clear()
         threading.Timer(0.05, reader.go.set).start()
         began = time.monotonic()
@@ -104,11 +104,11 @@ def test_waiting_is_measured_and_what_is_there_is_not_waited_for():
     reader = Reader()
     with Loader(reader, range(10), ahead=3) as loader:
         reader.settled(3)
-        loader.batch(0)
+        loader.take(0)
         assert loader.seconds_waited < 0.05
         reader.go.clear()
         threading.Timer(0.1, reader.go.set).start()
-        loader.batch(8)
+        loader.take(8)
         assert 0.09 < loader.seconds_waited < 5
 
 

@@ -150,6 +150,7 @@ ELSEWHERE = {
     "enable_activation_offloading": "test_offload.py",
     "skip_memory_check": "test_plan.py",
     **dict.fromkeys(("report_to", "tracker_project_name"), "test_trackers.py"),
+    "num_devices": "test_processes.py",
     **dict.fromkeys(("disabled", "max_num_samples"), "test_index.py"),
     **dict.fromkeys(("vae_batch_size", "cache_size_limit"), "test_cache.py"),
     **dict.fromkeys(("resolution_type", "minimum_image_size", "maximum_image_size", "target_downsample_size"), "test_crops.py"),

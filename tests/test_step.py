@@ -4,6 +4,7 @@ import torch
 
 from support import add_lora, encoded, job_data
 from trainer_core.data.batches import BatchPlan
+from trainer_core.data.order import Mix
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.routing import TokenRouter
 from trainer_core.job_file import parse_job
@@ -22,13 +23,12 @@ def test_a_step_records_every_sample_and_what_each_route_left_out(tmp_path, pict
     setup = prepare(parse_job(job_data(pictures, routes=routes)))
     transformer = load_transformer(setup.files.transformer, torch.float32, setup.device)
     parameters = add_lora(transformer, setup.job.lora)
-    plan = BatchPlan(setup.samples, encoded(setup.samples, cache), batch_size=2, caption_dropout=0, seed=0)
+    mix = Mix(accumulation=2)
+    plan = BatchPlan(setup.samples, encoded(setup.samples, cache), batch_size=2, caption_dropout=0, seed=0, mix=mix)
     objective, clip = Objective(setup.job.flow, torch.float32, 0), make_clip(setup.job.optimizer)
     optimizer, router = make_optimizer(setup.job.optimizer, parameters.values(), 0), TokenRouter(transformer, setup.spans)
     update = Update(optimizer, clip)
-    first, last = (
-        train_step(transformer, update, plan.batch, objective, router, (), step=step, accumulation=2) for step in (2, 3)
-    )
+    first, last = (train_step(transformer, update, plan.portion(step), objective, router, (), step=step) for step in (2, 3))
     batches = [plan.batch(number) for number in (4, 5)]
     assert first.names == tuple(name for batch in batches for name in batch.names) and len(first.names) == 4
     drawn = [objective.draw(batch.latent_BCHW, 2, position).sigma_B for position, batch in zip((0, 2), batches, strict=True)]

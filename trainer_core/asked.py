@@ -19,7 +19,7 @@ from .data.encode import Caches, encode_captions
 from .errors import JobError
 from .flux.dialects import open_clip, open_t5
 from .setup import Setup, trigger_word_of
-from .validation.shots import ASKED, make_shots
+from .validation.shots import ASKED, Shot, make_shots
 
 SPARE = 1.15  # of what the encoders weigh, for the work on one prompt
 FLOOR = 1 << 29  # bytes
@@ -43,20 +43,33 @@ def ready_asked(setup: Setup, caches: Caches, context: RunContext, prompt: str) 
         log.warning("no picture is made: %s", error)
         return None
     [shot] = (shot._replace(name=ASKED + hashlib.sha256(shot.prompt.encode()).hexdigest()[:10]) for shot in shots)
-    texts = list(dict.fromkeys((shot.prompt, shot.negative_prompt)))
-    if any(caches.caption_name(text) not in caches.captions for text in texts):
-        place = _room_for_encoders(setup)
-        if place is None:
-            log.warning("no picture of %r is made: there is no memory for the text encoders beside the training", prompt)
-            return None
-        if place != setup.device:
-            caches = replace(caches, text_encoders=(*caches.text_encoders, f"on {place}"))
-        try:
-            _encode(setup, caches, context, texts, place)
-        except _Left:
-            return None
+    encoders = _ready_texts(setup, caches, context, shot) if context.group.is_first else ()
+    encoders = context.group.tell(encoders)
+    if encoders is None:
+        return None
+    captions = caches.captions if context.group.is_first else caches.captions.again()
+    caches = replace(caches, text_encoders=tuple(encoders), captions=captions)
     asked = replace(setup, job=job.model_copy(update={"validation": validation}), shots=(shot,))
     return asked, caches
+
+
+def _ready_texts(setup: Setup, caches: Caches, context: RunContext, shot: Shot) -> tuple[str, ...] | None:
+    """See to it that the shot's texts are in the cache; by which encoders they are. None where they cannot be, or after a wish
+    to stop."""
+    texts = list(dict.fromkeys((shot.prompt, shot.negative_prompt)))
+    if all(caches.caption_name(text) in caches.captions for text in texts):
+        return caches.text_encoders
+    place = _room_for_encoders(setup)
+    if place is None:
+        log.warning("no picture of %r is made: there is no memory for the text encoders beside the training", shot.prompt)
+        return None
+    if place != setup.device:
+        caches = replace(caches, text_encoders=(*caches.text_encoders, f"on {place}"))
+    try:
+        _encode(setup, caches, context, texts, place)
+    except _Left:
+        return None
+    return caches.text_encoders
 
 
 def _room_for_encoders(setup: Setup) -> torch.device | None:

@@ -20,6 +20,7 @@ from .errors import JobError, StopRequested
 from .job import TrainJob
 from .job_changes import Change, allowed_changes
 from .job_file import dump_job, load_job
+from .launched import speaks
 from .run_dir import RunDir, run_dir_for
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 3
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
         report, code = {"error": str(error)}, WRONG_INPUT
     except StopRequested as stop:
         report, code = {"stopped_at": stop.step, "run_dir": str(stop.run_dir)}, STOPPED
+    if not speaks():
+        return code
     if code == WRONG_INPUT:
         print(report["error"], file=sys.stderr)
     if args.json:

@@ -19,16 +19,17 @@ LOOK_SECONDS = 0.05  # between two looks at the disk, however often it is asked
 
 
 class Control:
-    """Call it: True from the first wish to stop on. `next` gives the other commands, one by one."""
+    """Call it: True from the first wish to stop on. `next` gives the other commands, one by one. Of several processes one alone
+    is given the run folder, and so hears what is asked for there."""
 
-    def __init__(self, run_dir: RunDir):
+    def __init__(self, run_dir: RunDir | None):
         self._run_dir = run_dir
         self._stop = threading.Event()
         self._waiting: deque[Command] = deque()
         self._looked = -math.inf
 
     def __call__(self) -> bool:
-        if time.monotonic() - self._looked < LOOK_SECONDS:
+        if self._run_dir is None or time.monotonic() - self._looked < LOOK_SECONDS:
             return self._stop.is_set()
         self._looked = time.monotonic()
         for command in self._run_dir.take_commands():

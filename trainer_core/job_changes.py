@@ -21,6 +21,7 @@ MAY_CHANGE = (
     "training.log_interval",
     "training.ema_validation",
     "training.device",
+    "training.num_devices",
     "training.enable_activation_offloading",  # this and the rest: other memory, the same training
     "training.skip_memory_check",
     "training.cache_size_limit",

@@ -1,24 +1,31 @@
 """From a job and a folder to its result: the folder is taken, the job is checked, and the run begins, goes on, or is refused.
 
 All is told from the first moment on, looking at the files included, and a wish to stop is heeded there as later. A job that is
-refused before anything was begun leaves nothing behind.
+refused before anything was begun leaves nothing behind. Where several processes train together, all come this way; the first
+alone takes the folder, tells, and hears what is asked for.
 """
 
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .context import RunContext
 from .control import Control
+from .data.shares import most_together
 from .errors import JobError
 from .events import EventLog, WarningEvents
+from .helpers import count_devices, with_helpers
 from .job import TrainJob
 from .job_changes import Change
 from .job_file import dump_job
+from .launched import Place, launched_place
 from .plan.plan import GIB, Plan, ready_memory
+from .processes import ALONE, Group, ProcessLost, joined
 from .progress import ProgressBar
 from .run_dir import RunDir, write_atomically
 from .setup import Setup, prepare
@@ -29,16 +36,41 @@ from .trainee import loading_phase
 
 
 def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Change], *, watch_stdin: bool) -> dict[str, Any]:
-    """Train the job in its folder, or go on with it there; what result.json holds. `changes` are those against the job that the
-    folder has. JobError where it is refused, StopRequested once it was stopped and saved."""
+    """Train the job in its folder, or go on with it there; what result.json holds, nothing in other processes than the first.
+    `changes` are those against the job that the folder has. JobError where it is refused, StopRequested once it was stopped and
+    saved."""
+    work, training, place = partial(begin, job, run_dir, cache_dir, changes), job.training, launched_place()
+    count = place.count if place else count_devices(training.num_devices, training.device)
+    check_shared(job, count)
+    if place:
+        check_engine(place)
+        here = {"local_rank": place.local_rank, "device": training.device, "in_step": place.is_sharded}
+        together = joined(place.rank, place.count, **here)
+    else:
+        together = with_helpers(count, training.device, work) if count > 1 else nullcontext(ALONE)
+    with together as group:
+        return work(group=group, watch_stdin=watch_stdin)
+
+
+def begin(
+    job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Change], *, group: Group, watch_stdin: bool = False
+) -> dict[str, Any]:
+    """The same in one of the processes that do it together."""
+    if not group.is_first:
+        with listening(run_dir, cache_dir, group) as context:
+            group.wait()
+            setup = prepare(job, cache_dir)
+            group.wait()
+            return run(setup, context)
     is_new, has_job = not run_dir.events_path.exists(), run_dir.job_path.exists()
     try:
-        with run_dir.owned(), told(job, run_dir, cache_dir, watch_stdin=watch_stdin) as context:
+        with run_dir.owned(), told(job, run_dir, cache_dir, group, watch_stdin=watch_stdin) as context:
             run_dir.clear_unfinished()
             if not has_job:
                 write_atomically(run_dir.job_path, dump_job(job).encode())
             setup = prepare(job, cache_dir, context.stoppable("index"))
-            plan = ready_memory(setup)
+            group.wait()  # the others find what was learned of the files
+            plan = ready_memory(one_of(setup, group))
             if plan is not None:
                 context.events.emit("plan", **planned(plan, setup))
             if changes:
@@ -47,6 +79,7 @@ def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Ch
                 context.events.emit("job_changed", changes=named, begins_from=None)
             else:
                 begin_from_sibling(setup, context)
+            group.wait()
             return run(setup, context)
     except JobError:
         if is_new and not run_dir.manifest_path.exists():
@@ -54,8 +87,56 @@ def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Ch
         raise
 
 
+def check_engine(place: Place) -> None:
+    """JobError where accelerate's configuration names what this trainer does not use."""
+    if place.engine:
+        raise JobError(
+            f"accelerate's configuration asks for {place.engine}, with which this trainer does not work; plain data "
+            "parallelism (--multi_gpu) suits an adapter whose base fits on one card, --use_fsdp a base that does not"
+        )
+
+
+def check_shared(job: TrainJob, count: int) -> None:
+    """JobError where there are more processes than samples in a step."""
+    batch, accumulation = job.training.train_batch_size, job.training.gradient_accumulation_steps
+    if batch * accumulation < count:
+        raise JobError(
+            f"{count} processes cannot share a step of {batch * accumulation} (training.train_batch_size {batch} x "
+            f"gradient_accumulation_steps {accumulation}); raise one of them so that there are at least {count} samples a "
+            "step, or start fewer processes (training.num_devices, or the launcher's number)"
+        )
+
+
+def one_of(setup: Setup, group: Group) -> Setup:
+    """The setup with the batch that one process passes through the model."""
+    training = setup.job.training
+    batch = most_together(training.train_batch_size, training.gradient_accumulation_steps, group.count)
+    training = training.model_copy(update={"train_batch_size": batch})
+    return replace(setup, job=setup.job.model_copy(update={"training": training}))
+
+
 @contextmanager
-def told(job: TrainJob, run_dir: RunDir, cache_dir: Path, *, watch_stdin: bool) -> Iterator[RunContext]:
+def listening(run_dir: RunDir, cache_dir: Path, group: Group) -> Iterator[RunContext]:
+    """In here a process that is not the first heeds signals, and tells nothing but why it has to end."""
+    control, core = Control(None), logging.getLogger(__package__)
+    control.watch_signals()
+    level = core.level
+    core.setLevel(logging.ERROR)  # the first warns of the same
+    events = EventLog(Path(os.devnull))
+    try:
+        yield RunContext(run_dir, cache_dir, events, control, control.next, group)
+    except ProcessLost:
+        raise
+    except JobError as error:
+        group.leave_word(str(error))
+        raise
+    finally:
+        core.setLevel(level)
+        events.close()
+
+
+@contextmanager
+def told(job: TrainJob, run_dir: RunDir, cache_dir: Path, group: Group, *, watch_stdin: bool) -> Iterator[RunContext]:
     """In here what happens is told: to the events, the terminal, the job's trackers, and whoever may wish for something."""
     control, bar, reporter, warnings = Control(run_dir), ProgressBar(), Reporter(job, run_dir), WarningEvents()
     control.watch_signals()
@@ -66,7 +147,7 @@ def told(job: TrainJob, run_dir: RunDir, cache_dir: Path, *, watch_stdin: bool) 
     events = EventLog(run_dir.events_path, bar, reporter)
     warnings.connect(events)
     try:
-        yield RunContext(run_dir, cache_dir, events, control, control.next)
+        yield RunContext(run_dir, cache_dir, events, control, control.next, group)
     except JobError as error:
         events.emit("error", message=str(error))
         raise

@@ -50,7 +50,7 @@ LENGTH_FIELDS = {"max_train_steps", "num_train_epochs"}  # of TrainingSpec
 OUTSIDE_THE_DIGEST = {  # of a job: its length, and what only shows it
     "metadata": True,
     "base": {"preview_decoder_path"},
-    "training": LENGTH_FIELDS | {"report_to", "tracker_project_name"},
+    "training": LENGTH_FIELDS | {"report_to", "tracker_project_name", "num_devices"},
 }
 READ_BY_DATASETS = (
     "instance_data_dir",
@@ -191,8 +191,7 @@ class RunDir:
         """JobError where this folder has gone on with a job that is not this one. Reads the disk."""
         if not self.job_path.exists():
             return
-        held, wanted = (one.model_copy(update={"metadata": {}}) for one in (self.job(), job))
-        if held != wanted:
+        if _as_trained(self.job()) != _as_trained(job):
             raise JobError(
                 f"{self.root} has gone on with another job (`flux-lora resume --job`), so it is not what this job trains; go "
                 "on with it by its folder, or give this job another name"
@@ -217,6 +216,12 @@ class RunDir:
                 log.warning("%s held no command: %s", path, error)
             taken.unlink()
         return commands
+
+
+def _as_trained(job: TrainJob) -> TrainJob:
+    """The job without what may differ between two starts of one run: the graph in its header, and who computes it."""
+    training = job.training.model_copy(update={"num_devices": 1})
+    return job.model_copy(update={"metadata": {}, "training": training})
 
 
 def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:

@@ -14,7 +14,9 @@ from .trainee import Trainee
 
 
 def save_state(setup: Setup, trainee: Trainee, context: RunContext) -> None:
-    """A checkpoint of the trainee as it stands, with the LoRA files in it, verified."""
+    """A checkpoint of the trainee as it stands, with the LoRA files in it, verified; by the first process, for all."""
+    if not context.group.is_first:
+        return
     history = trainee.history
     path = save_checkpoint(
         context.run_dir.checkpoints_dir,

@@ -228,8 +228,8 @@ def warn_of_slow_bf16(device: torch.device, dtype: torch.dtype) -> None:
         )
 
 
-def write_manifest(setup: Setup, run_dir: RunDir) -> None:
-    """What is really used: every default resolved, versions, files, adapted layers."""
+def write_manifest(setup: Setup, run_dir: RunDir, *, processes: int = 1) -> None:
+    """What is really used: every default resolved, versions, files, adapted layers, and how many processes share the steps."""
     import diffusers
     import peft
     import transformers
@@ -244,6 +244,7 @@ def write_manifest(setup: Setup, run_dir: RunDir) -> None:
         "verified": read_json(run_dir.manifest_path).get("verified", {}) if run_dir.manifest_path.exists() else {},
         "versions": {"flux-lora": __version__, "python": platform.python_version(), **versions},
         "device": str(setup.device),
+        "processes": processes,
         "dtype": str(setup.dtype),
         "files": files,
         "base": asdict(setup.shape),

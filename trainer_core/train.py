@@ -2,10 +2,16 @@
 
 Everything that a stage needs from an earlier one is a value in its arguments. A run that was interrupted goes on from its
 newest checkpoint, and since everything random is a function of the step, it ends as if nothing had happened.
+
+Where several processes train together, all go through these lines; they meet where a wish is heard and gradients are added up
+(`processes.py`), and the first alone writes.
 """
 
 import logging
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +31,7 @@ from .data.images import load_rgb
 from .data.index import count_buckets
 from .data.loader import Loader
 from .data.report import group_reasons
+from .data.shares import Share
 from .flux.attention import attending
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
@@ -33,6 +40,7 @@ from .job import TrainJob
 from .job_file import dump_job
 from .objective import Objective
 from .optim import learning_rate_at, make_clip, set_learning_rate
+from .processes import ProcessLost
 from .run_dir import RunDir, write_atomically
 from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
@@ -69,7 +77,10 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
 
     with memory_watched(setup.job, "making pictures"):
         after = make_pictures(setup, trainee, caches, context, step=setup.num_steps)
-    context.stop_if_wanted()
+    if context.all_stop():
+        context.leave()
+    if not context.group.is_first:
+        return {}
     loras = save_loras(setup, trainee, context)
     result = context.run_dir.finish(
         {
@@ -90,9 +101,11 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
 
 
 def open_run(setup: Setup, context: RunContext) -> None:
-    """The job and what follows from it, on disk before anything else."""
+    """The job and what follows from it, on disk before anything else; by the first process."""
+    if not context.group.is_first:
+        return
     write_atomically(context.run_dir.job_path, dump_job(setup.job).encode())
-    write_manifest(setup, context.run_dir)
+    write_manifest(setup, context.run_dir, processes=context.group.count)
     buckets = count_buckets(setup.samples)
     reasons = list(group_reasons(setup.rejected))[:MOST_REASONS]
     context.events.emit("dataset", pictures=len(setup.samples), buckets=buckets, rejected=len(setup.rejected), reasons=reasons)
@@ -100,7 +113,7 @@ def open_run(setup: Setup, context: RunContext) -> None:
 
 def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
-    job, training, history = setup.job, setup.job.training, trainee.history
+    job, training, history, group = setup.job, setup.job.training, trainee.history, context.group
     accumulation, first = training.gradient_accumulation_steps, history.step
     objective, update = Objective(job.flow, setup.dtype, training.seed), Update(trainee.optimizer, make_clip(job.optimizer))
     dropouts = find_dropouts(trainee.transformer)
@@ -111,10 +124,11 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         caption_dropout=job.flow.caption_dropout_probability,
         seed=training.seed,
         mix=mix_of(job),
+        share=Share(group.rank, group.count, group.in_step),
     )
     evaluate_if_due(setup, trainee, caches, context)
-    numbers = range(first * accumulation, setup.num_steps * accumulation)
-    with Loader(plan.batch, numbers, ahead=accumulation + BATCHES_AHEAD) as loader:
+    ahead = 1 + math.ceil(BATCHES_AHEAD / accumulation)
+    with saved_if_lost(setup, trainee, context), Loader(plan.portion, range(first, setup.num_steps), ahead) as loader:
         for step in range(first, setup.num_steps):
             obey(setup, trainee, caches, context)
             began, waited = time.monotonic(), loader.seconds_waited
@@ -123,18 +137,18 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
             if not trainee.transformer.training:  # pictures leave it otherwise; the switch itself walks through every module
                 trainee.transformer.train()
             with memory_watched(job, f"step {step + 1}"):
-                group = steps_together(step, training.train_batch_size * accumulation)
-                if setup.modulation_on_host and step in (group.start, first):
-                    look_ahead(trainee.transformer, conditions_of(loader.batch, objective, group, accumulation), "training")
+                coming = steps_together(step, training.train_batch_size * accumulation)
+                if setup.modulation_on_host and step in (coming.start, first):
+                    look_ahead(trainee.transformer, conditions_of(loader.take, objective, coming), "training")
                 record = train_step(
                     trainee.transformer,
                     update,
-                    loader.batch,
+                    loader.take(step),
                     objective,
                     trainee.router,
                     dropouts,
                     step=step,
-                    accumulation=accumulation,
+                    group=group,
                 )
             if trainee.ema is not None:
                 trainee.ema.update(step + 1)
@@ -146,6 +160,16 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
                 save_state(setup, trainee, context)
             if step + 1 < setup.num_steps and wants_pictures(job, plan, step + 1):
                 make_pictures(setup, trainee, caches, context, step=step + 1)
+
+
+@contextmanager
+def saved_if_lost(setup: Setup, trainee: Trainee, context: RunContext) -> Iterator[None]:
+    """Where another process is lost in here, what all had until then is saved before this one ends, too."""
+    try:
+        yield
+    except ProcessLost:
+        save_state(setup, trainee, context)
+        raise
 
 
 def wants_pictures(job: TrainJob, plan: BatchPlan, steps: int) -> bool:
@@ -185,7 +209,8 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
     if not interval or is_known or not (is_end or _is_due(history.step, interval)):
         return False
     with memory_watched(setup.job, "evaluating"), trainee.as_used():
-        by_dataset = evaluate(setup, trainee.transformer, caches, context.progress("evaluate"), context.should_stop)
+        progress, should_stop = context.progress("evaluate"), context.should_stop
+        by_dataset = evaluate(setup, trainee.transformer, caches, progress, should_stop, context.group)
     if by_dataset is None:
         return False
     evaluation = Evaluation(history.step, mean_loss(by_dataset), by_dataset)
@@ -200,8 +225,14 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
 def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """Do what was asked for since the last step; StopRequested, all saved, if that is to stop."""
     paused, step = False, trainee.history.step
-    while not context.should_stop() and ((command := context.next_command()) or paused):
+    while True:
+        stops, command = context.agreed()
+        if stops:
+            save_state(setup, trainee, context)
+            context.leave()
         if command is None:
+            if not paused:
+                return
             time.sleep(PAUSE_SECONDS)
         elif command.name == SAVE:
             save_state(setup, trainee, context)
@@ -214,9 +245,6 @@ def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) ->
         elif command.name == CONTINUE and paused:
             context.events.emit("continued", step=step)
             paused = False
-    if context.should_stop():
-        save_state(setup, trainee, context)
-        context.stop_if_wanted()
 
 
 def picture(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, prompt: str) -> None:
@@ -240,7 +268,8 @@ def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunCo
         if trainee.ema is not None and step and wanted != "none":
             with trainee.as_used(ema=True):
                 paths += render_shots(setup, trainee.transformer, caches, context, step=step, ema=True)
-    if setup.job.validation.evaluation_type == "clip" and setup.shots and not context.should_stop():
+    is_scored = setup.job.validation.evaluation_type == "clip" and setup.shots and context.group.is_first
+    if is_scored and not context.should_stop():
         score_pictures(setup, paths, trainee.history, context, step=step)
     return paths
 

@@ -24,6 +24,7 @@ from .flux.offload import let_blocks_wait, waiting_layers
 from .flux.quantize import WHOLE, make_quantiser
 from .flux.recompute import recompute_blocks
 from .flux.routing import TokenRouter
+from .flux.shard import check_sharing, share_out, stays_until_shared
 from .history import History
 from .optimizers import averaged, make_optimizer
 from .setup import Setup
@@ -55,12 +56,13 @@ class Trainee:
         return nullcontext() if self.assistant is None else self.assistant.at(strength)
 
 
-def load_base(setup: Setup, weights: FluxWeights, visit: Visit = unseen) -> FluxTransformer2DModel:
-    """The frozen base in the precision that the job asks for, each layer where it belongs. `visit` is told of each tensor."""
+def load_base(setup: Setup, weights: FluxWeights, visit: Visit = unseen, *, shared_out: bool = False) -> FluxTransformer2DModel:
+    """The frozen base in the precision that the job asks for, each layer where it belongs, or still in host memory where it is
+    to be shared out. `visit` is told of each tensor."""
     base = setup.job.base
     quantiser = make_quantiser(base.base_model_precision, quantised_on(base.quantize_via, setup.device))
     on_host = is_modulation if setup.modulation_on_host else nothing
-    waits = waiting_layers(setup.shape, base.blocks_to_swap)
+    waits = stays_until_shared if shared_out else waiting_layers(setup.shape, base.blocks_to_swap)
     transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host, waits, visit)
     if setup.modulation_on_host:
         keep_on_host(transformer, setup.device)
@@ -98,14 +100,21 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     training = setup.job.training
     progress, num_blocks = context.stoppable(loading_phase(setup.job.base)), setup.shape.num_double + setup.shape.num_single
     weights = open_weights(setup.files.transformer)
-    transformer = load_base(setup, weights, by_block(setup.shape, progress))
+    in_step = context.group.in_step
+    if in_step:
+        check_sharing(setup.job.base)
+    transformer = load_base(setup, weights, by_block(setup.shape, progress), shared_out=in_step)
     context.stop_if_wanted()
     helper = setup.job.base.assistant_lora_path
     assistant = add_assistant(transformer, Path(helper.strip()).expanduser(), setup.shape) if helper else None
     parameters = make_trainable(setup, transformer, weights, lambda layer: context.stop_if_wanted())
+    if in_step:
+        share_out(transformer, parameters.values())
     optimizer = make_optimizer(setup.job.optimizer, parameters.values(), training.seed)
     ema = Ema(parameters, training.ema_decay, training.ema_update_interval) if training.use_ema else None
-    history = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer, ema)
+    with context.group.one_after_the_first():  # who finds a damaged checkpoint sets it aside
+        history = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer, ema)
+    context.group.check_alike("what they start from", [torch.tensor([history.step]), *parameters.values()])
     if history.step > setup.num_steps:
         raise JobError(f"{history.step} steps are trained already, the job has {setup.num_steps}; give it at least as many")
     progress(num_blocks, num_blocks)

@@ -77,14 +77,21 @@ def num_kept(num_tokens: int, ratio: float) -> int:
     return max(1, num_tokens - round(num_tokens * ratio))
 
 
-def draw_kept(num_tokens: int, ratio: float, generators: Sequence[torch.Generator], forced_BS: Tensor | None = None) -> Tensor:
+def draw_kept(
+    num_tokens: int,
+    ratio: float,
+    generators: Sequence[torch.Generator],
+    forced_BS: Tensor | None = None,
+    at_least: int = 0,
+) -> Tensor:
     """(B, K) int64 on the CPU, ascending: the tokens that stay, drawn for each sample from its own generator.
 
     Tokens with `forced_BS` above 0.5 always stay. Where a sample forces more than the ratio keeps, K grows for the whole
     batch, and its other samples fill up with random tokens; then what a sample keeps depends on the batch that it is in.
+    `at_least` is K where samples of the batch are elsewhere that force more.
     """
     order_BS = torch.stack([torch.randperm(num_tokens, generator=generator) for generator in generators])
-    count = num_kept(num_tokens, ratio)
+    count = max(num_kept(num_tokens, ratio), at_least)
     if forced_BS is not None:
         forced_BS = forced_BS.cpu() > 0.5
         count = max(count, int(forced_BS.sum(dim=1).max()))
@@ -98,15 +105,23 @@ def mask_of_tokens(mask_BHW: Tensor) -> Tensor:
 
 
 def draw_routes(
-    spans: Sequence[Span], num_tokens: int, mask_BHW: Tensor | None, seed: int, step: int, positions: Sequence[int]
+    spans: Sequence[Span],
+    num_tokens: int,
+    mask_BHW: Tensor | None,
+    seed: int,
+    step: int,
+    positions: Sequence[int],
+    other_mask_BHW: Tensor | None = None,
 ) -> list[Tensor | None]:
     """(B, K) kept image tokens for each route, None where it is over. `positions` are those of the samples in the step, and
-    `mask_BHW` their masks over the latent's cells."""
+    `mask_BHW` their masks over the latent's cells; `other_mask_BHW` are those of the batch's samples that are elsewhere."""
     marked_BS = None if mask_BHW is None else mask_of_tokens(mask_BHW)
+    elsewhere = 0 if other_mask_BHW is None else int((mask_of_tokens(other_mask_BHW) > 0.5).sum(dim=1).max())
 
     def draw(number: int, span: Span) -> Tensor:
         generators = [generator(seed, step, f"route {number} of sample {position}") for position in positions]
-        return draw_kept(num_tokens, span.ratio, generators, marked_BS if span.keep_masked else None)
+        forced_BS, at_least = (marked_BS, elsewhere) if span.keep_masked else (None, 0)
+        return draw_kept(num_tokens, span.ratio, generators, forced_BS, at_least)
 
     return [draw(number, span) if span.is_on(step) else None for number, span in enumerate(spans)]
 

@@ -3,7 +3,7 @@
 All of it is a function of the seed and the number, so batches can be read ahead, again, or after a resume.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from ..rng import generator
 from .encode import Caches
 from .order import ALIKE, Mix, Order
 from .sample import Sample
+from .shares import WHOLE, Part, Share, parts_of
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Batch:
     weight_BHW: Tensor | None = None  # how much each cell of the latent counts
     regularised: tuple[int, ...] = ()  # positions of the samples on which the adapter is to change nothing
     reference_BCHW: Tensor | None = None  # latents of what the pictures start from, of a size of their own
+    other_mask_BHW: Tensor | None = None  # the masks of its micro-batch's samples that another process has
 
     @property
     def num_tokens(self) -> int:
@@ -47,7 +49,14 @@ class Batch:
         return 0 if self.reference_BCHW is None else self.reference_BCHW[0, 0].numel() // 4
 
 
-ReadBatch = Callable[[int], Batch]  # by its number in the run
+@dataclass(frozen=True)
+class Portion:
+    """What one process computes of a step: batches, each with its part; and the picture files of all samples of the step.
+    `asking` are the passes, from 0, in which some process asks the base; all then do it that go in step."""
+
+    batches: tuple[tuple[Part, Batch], ...]
+    names: tuple[str, ...]
+    asking: frozenset[int] = frozenset()
 
 
 class Visit(NamedTuple):
@@ -61,7 +70,8 @@ class Visit(NamedTuple):
 class BatchPlan:
     """The batches of a run, by number, of the samples that are trained on.
 
-    `caption_dropout` is the share of captions replaced by the empty one. `mix` says how datasets share the run.
+    `caption_dropout` is the share of captions replaced by the empty one. `mix` says how datasets share the run, `share` which
+    part of each step is this process's.
     """
 
     def __init__(
@@ -73,7 +83,10 @@ class BatchPlan:
         caption_dropout: float,
         seed: int,
         mix: Mix = ALIKE,
+        share: Share = WHOLE,
     ):
+        self._share = share
+        self._accumulation = mix.accumulation
         self._samples = samples
         self._caches = caches
         self._caption_dropout = caption_dropout
@@ -88,8 +101,27 @@ class BatchPlan:
         """The sample numbers of batch `number`, counted from 0 over the whole run."""
         return self.order.indices(number)
 
-    def batch(self, number: int) -> Batch:
-        """Batch `number`, read from the caches, on the CPU."""
+    def portion(self, step: int) -> Portion:
+        """What this process computes of optimiser step `step`, read from the caches, on the CPU."""
+        first = step * self._accumulation
+        indices = [self.indices(number) for number in range(first, first + self._accumulation)]
+        parts = parts_of([len(some) for some in indices], self._share)
+        return Portion(
+            batches=tuple((part, self.batch(first + part.number, part.rows)) for part in parts),
+            names=tuple(str(self._samples[index].path) for some in indices for index in some),
+            asking=frozenset(self._asking(indices)) if self._share.in_step else frozenset(),
+        )
+
+    def _asking(self, indices: Sequence[Sequence[int]]) -> Iterator[int]:
+        """The passes of a step in which any process has a sample for regularisation."""
+        sizes = [len(some) for some in indices]
+        for rank in range(self._share.count):
+            for number, part in enumerate(parts_of(sizes, self._share._replace(rank=rank))):
+                if any(self._samples[indices[part.number][row]].is_regularisation for row in part.rows):
+                    yield number
+
+    def batch(self, number: int, rows: range | None = None) -> Batch:
+        """Batch `number`, or these rows of it, read from the caches, on the CPU."""
         samples = [self._samples[index] for index in self.indices(number)]
         dropped, caption, view = torch.rand(
             3, len(samples), generator=generator(self._seed, number, "captions and views")
@@ -102,11 +134,14 @@ class BatchPlan:
             )
             for sample, drop, which, way in zip(samples, dropped, caption, view, strict=True)
         ]
-        return read_batch(visits, self._caches)
+        if rows is None or len(rows) == len(visits):
+            return read_batch(visits, self._caches)
+        others = [visit for row, visit in enumerate(visits) if row not in rows]
+        return read_batch(visits[rows.start : rows.stop], self._caches, others)
 
 
-def read_batch(visits: Sequence[Visit], caches: Caches) -> Batch:
-    """These samples of one shape, from the caches; on the CPU."""
+def read_batch(visits: Sequence[Visit], caches: Caches, others: Sequence[Visit] = ()) -> Batch:
+    """These samples of one shape, from the caches; on the CPU. The `others` of their micro-batch are another process's."""
     samples, texts = [visit.sample for visit in visits], [caches.text(visit.caption) for visit in visits]
     assert len({sample.shape for sample in samples}) == 1, f"a batch of {sorted({sample.shape for sample in samples})}"
     mask_BHW, weight_BHW = _read_masks(visits, caches)
@@ -120,6 +155,7 @@ def read_batch(visits: Sequence[Visit], caches: Caches) -> Batch:
         weight_BHW=weight_BHW,
         regularised=tuple(position for position, sample in enumerate(samples) if sample.is_regularisation),
         reference_BCHW=_read_references(visits, caches),
+        other_mask_BHW=_read_masks(others, caches)[0],
     )
 
 

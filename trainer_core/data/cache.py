@@ -70,6 +70,10 @@ class Shards:
             for path in sorted(folder.glob(PATTERN)):  # of the same entry in two shards the newer counts
                 self._take_in(path)
 
+    def again(self) -> "Shards":
+        """The folder as it is now: other processes may have added to it."""
+        return Shards(self._folder)
+
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 

@@ -76,6 +76,12 @@ class TrainingSpec(Spec):
         "environment says WANDB_MODE=online.",
     )
     tracker_project_name: str = Field("flux-lora", min_length=1, description="Project of the run in Weights & Biases.")
+    num_devices: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description="Cards of this machine that share the samples of each step, which trains the same, sooner; 0: all there are.",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingSpec":

@@ -22,6 +22,7 @@ from ..flux.modulation import Conditions, look_ahead
 from ..flux.predict import predict_velocity, told_sigma
 from ..history import History
 from ..objective import attention_mask
+from ..processes import ALONE, Group
 from ..rng import generator
 from ..setup import Setup
 from .sample import TOKENS_AT_ONCE
@@ -35,19 +36,31 @@ ShouldStop = Callable[[], bool]
 
 
 def evaluate(
-    setup: Setup, transformer: FluxTransformer2DModel, caches: Caches, progress: Progress, should_stop: ShouldStop
+    setup: Setup,
+    transformer: FluxTransformer2DModel,
+    caches: Caches,
+    progress: Progress,
+    should_stop: ShouldStop,
+    group: Group = ALONE,
 ) -> ByDataset | None:
-    """{dataset: {sigma: mean loss}} of the transformer as it is now; None after a wish to stop."""
+    """{dataset: {sigma: mean loss}} of the transformer as it is now; None after a wish to stop. Processes share the samples,
+    and come to the same figures as one would."""
     spec = setup.job.validation
     chosen = choose(setup.eval_samples, spec.num_eval_images)
     sigmas = (torch.arange(spec.eval_timesteps) + 0.5) / spec.eval_timesteps
-    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(sigmas)))
+    losses = torch.zeros(len(chosen), len(sigmas))
     transformer.eval()
-    for number, sample in enumerate(chosen):
-        if should_stop():
-            return None
+    for number in group.mine(len(chosen)):
+        if should_stop() and not group.in_step:
+            break
         progress(number, len(chosen))
-        sums[sample.dataset_id] += losses_of(setup, transformer, sample, caches, sigmas)
+        losses[number] = losses_of(setup, transformer, chosen[number], caches, sigmas)
+    if group.any(should_stop())[0]:
+        return None
+    group.collect(losses)
+    sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(len(sigmas)))
+    for sample, own in zip(chosen, losses, strict=True):
+        sums[sample.dataset_id] += own
     progress(len(chosen), len(chosen))
     counts = {name: sum(sample.dataset_id == name for sample in chosen) for name in sums}
     return {

@@ -2,6 +2,9 @@
 
 Those of step 0 are the base's, made once for whatever shapes them and kept in the cache under a digest of all that: another run
 with the same base and prompts takes them from there. Each later picture also stands beside the base's, to look at.
+
+Processes share what is sampled, in the batches that one process would make, so the pictures are the same; the first decodes and
+writes them.
 """
 
 import hashlib
@@ -26,7 +29,7 @@ from ..setup import Setup
 from ..specs.flow import FlowSpec
 from .pictures import draw_pair
 from .previews import Previews, Show
-from .sample import Encoded, Foresee, sample_latents
+from .sample import Encoded, Foresee, latent_size, prompts_at_once, sample_latents
 from .shots import Canvas, Shot, place_of
 
 
@@ -45,17 +48,19 @@ def render_shots(
     What is on disk is not made again. After a wish to stop it returns early, with nothing more written.
     """
     paths = {shot: context.run_dir.sample_path(step, shot.name, ema=ema) for shot in setup.shots}
-    if step == 0:
+    if step == 0 and context.group.is_first:
         _take_known(setup, paths, context)
     by_canvas: dict[Canvas, list[Shot]] = defaultdict(list)
     for shot in setup.shots:
         by_canvas[shot.canvas].append(shot)
     for shots in by_canvas.values():
-        if all(paths[shot].exists() for shot in shots):
+        if context.group.tell(all(paths[shot].exists() for shot in shots)):
             continue
         latents = _sample(setup, transformer, caches, context, shots, step)
         if latents is None:
             break
+        if not context.group.is_first:
+            continue
         vae = load_vae(setup.files.vae, setup.device, tiled=setup.job.base.vae_enable_tiling)
         for shot, latent in zip(shots, latents, strict=True):
             if context.should_stop():
@@ -88,20 +93,29 @@ def _sample(
     step: int,
 ) -> torch.Tensor | None:
     """Of shots on one canvas; None after a wish to stop."""
-    flow = setup.job.flow
-    prompts = [encoded_prompt(caches, shot.prompt, flow) for shot in shots]
-    negatives = [encoded_prompt(caches, shot.negative_prompt, flow) for shot in shots]
+    flow, group, canvas = setup.job.flow, context.group, shots[0].canvas
+    at_once = prompts_at_once(setup.sampler, canvas)
+    batches = [range(len(shots))[start : start + at_once] for start in range(0, len(shots), at_once)]
+    own = [number for batch in group.mine(len(batches)) for number in batches[batch]]
+    prompts = [encoded_prompt(caches, shots[number].prompt, flow) for number in own]
+    negatives = [encoded_prompt(caches, shots[number].negative_prompt, flow) for number in own]
     transformer.eval()
-    progress, foresee = context.progress("sample"), _previews(setup, context, shots, step)
-    with nullcontext() if step else adapter_off(transformer):
-        return sample_latents(
-            transformer, prompts, negatives, setup.sampler, shots[0].canvas, context.should_stop, progress, foresee
-        )
+    progress, foresee = context.progress("sample"), _previews(setup, context, [shots[number] for number in own], step)
+    should_stop = (lambda: False) if group.in_step else context.should_stop
+    latents: torch.Tensor | None = torch.zeros(len(shots), *latent_size(canvas))
+    if own:
+        with nullcontext() if step else adapter_off(transformer):
+            found = sample_latents(transformer, prompts, negatives, setup.sampler, canvas, should_stop, progress, foresee)
+        latents = None if found is None else latents.index_copy(0, torch.tensor(own), found)
+    if group.any(latents is None)[0]:
+        return None
+    group.collect(latents)
+    return latents
 
 
 def _previews(setup: Setup, context: RunContext, shots: list[Shot], step: int) -> Foresee:
-    """What is done with a forecast: it is shown where there is a decoder."""
-    if setup.preview_decoder is None:
+    """What is done with a forecast: the first process shows it where there is a decoder."""
+    if setup.preview_decoder is None or not context.group.is_first:
         return lambda first, number, latents: None
     show: Show = lambda shot, path: context.events.emit(  # noqa: E731
         "preview", step=step, index=place_of(shot, setup.shots), path=str(path)

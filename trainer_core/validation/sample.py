@@ -88,6 +88,11 @@ def prompts_at_once(settings: SamplerSettings, canvas: Canvas) -> int:
     return 1 if settings.has_cfg and settings.cfg_threshold < 1 else max(1, TOKENS_AT_ONCE // canvas.num_tokens)
 
 
+def latent_size(canvas: Canvas) -> tuple[int, int, int]:
+    """Of a picture on it: channels, height, width."""
+    return (LATENT_CHANNELS, canvas.height // DOWNSCALE, canvas.width // DOWNSCALE)
+
+
 @torch.no_grad()
 def sample_latents(
     transformer: FluxTransformer2DModel,
@@ -104,8 +109,7 @@ def sample_latents(
     All prompts start from the same noise. They are sampled as many at once as have the tokens of one 1024 px picture.
     `foresee` is told, after some steps, the number of the batch's first prompt, the step's, and what the model foresees.
     """
-    size = (1, LATENT_CHANNELS, canvas.height // DOWNSCALE, canvas.width // DOWNSCALE)
-    noise = torch.randn(size, generator=torch.Generator("cpu").manual_seed(canvas.seed))
+    noise = torch.randn((1, *latent_size(canvas)), generator=torch.Generator("cpu").manual_seed(canvas.seed))
     sigmas = sampling_schedule(settings.num_steps, settings.shift or dynamic_shift(canvas.num_tokens))
     at_once, total = prompts_at_once(settings, canvas), len(prompts) * settings.num_steps
     latents, previewed = [], preview_steps(settings.num_steps)

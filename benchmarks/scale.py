@@ -1,0 +1,171 @@
+"""Several processes against one, on the CPU: python -m benchmarks.scale [--steps N] [--json]
+
+One job on pico in float32 with masks, a TREAD route, regularisation, dropout, accumulation, a running average and a held-out
+loss, four samples a step, trained by one process, by two and four that the run starts itself (`num_devices`), by two from
+`accelerate launch`, and by two with the base shared out (FSDP2). `difference` is the largest between their LoRA's weights and
+those of one process; bar: 1e-6. `moved`: four processes until a third of the steps, two until two thirds, one to the end.
+`killed`: one of two is killed in the middle; the run says so, what all had done is saved, and one process goes on to the end.
+
+The seconds say nothing of scaling: the processes share the cores of one machine.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+from trainer_core.commands import STOP
+from trainer_core.events import EventReader
+from trainer_core.job_file import parse_job
+from trainer_core.run_dir import RunDir, run_dir_for
+from trainer_core.saved import list_steps
+
+BAR = 1e-6
+ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--dynamo_backend", "no"]
+ACCELERATE += ["--mixed_precision", "no", "--main_process_port", "0"]
+SHARDED = ["--use_fsdp", "--fsdp_version", "2"]
+
+
+def make_data(folder: Path) -> None:
+    """Pictures to train on, each with a mask, and others for regularisation."""
+    for name, count in (("balls", 9), ("others", 3)):
+        (folder / name).mkdir()
+        for number in range(count):
+            image = Image.new("RGB", ((96, 96), (120, 80), (80, 120))[number % 3], "white")
+            ImageDraw.Draw(image).ellipse((10, 10, 60, 60), fill=(28 * number, 100, 255 - 28 * number))
+            image.save(folder / name / f"{number}.png")
+            (folder / name / f"{number}.txt").write_text(f"a ball {number}", encoding="utf-8")
+    (folder / "masks").mkdir()
+    for path in (folder / "balls").glob("*.png"):
+        mask = Image.new("L", Image.open(path).size)
+        ImageDraw.Draw(mask).rectangle((0, 0, 10 + 7 * int(path.stem), 200), fill=255)
+        mask.save(folder / "masks" / path.name)
+
+
+def job_data(folder: Path, steps: int, processes: int) -> dict[str, Any]:
+    return {
+        "name": "scale",
+        "base": {"mixed_precision": "no"},
+        "datasets": [
+            {"id": "balls", "instance_data_dir": str(folder / "balls"), "mask_data_dir": str(folder / "masks")},
+            {"id": "others", "instance_data_dir": str(folder / "others"), "is_regularisation_data": True},
+        ],
+        "lora": {"lora_rank": 4, "lora_dropout": 0.1, "lora_save_precision": "fp32"},
+        "optimizer": {"learning_rate": 1e-4},
+        "flow": {"caption_dropout_probability": 0.3},
+        "routes": [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}],
+        "validation": {"num_validation_images": 2, "validation_num_inference_steps": 2}
+        | {"eval_steps_interval": 20, "num_held_out": 1, "eval_timesteps": 2},
+        "training": {
+            "max_train_steps": steps,
+            "train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "checkpoint_step_interval": 0,
+            "use_ema": True,
+            "device": "cpu",
+            "num_devices": processes,
+        },
+    }
+
+
+class Runs:
+    """Runs of the same job below one folder, each in an output folder of its own."""
+
+    def __init__(self, folder: Path, steps: int):
+        self.folder, self.steps = folder, steps
+        make_data(folder)
+
+    def run_dir(self, name: str) -> RunDir:
+        return run_dir_for(parse_job(job_data(self.folder, self.steps, 1)), self.folder / name)
+
+    def start(self, name: str, processes: int, launcher: list[str] | None = None) -> "subprocess.Popen[str]":
+        path = self.folder / f"{name}-{processes}.json"
+        path.write_text(json.dumps(job_data(self.folder, self.steps, 1 if launcher else processes)))
+        command = [*(launcher or [sys.executable]), "-m", "trainer_core", "run", str(path)]
+        command += ["--out", str(self.folder / name), "--cache", str(self.folder / "cache")]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def whole(self, name: str, processes: int, launcher: list[str] | None = None) -> dict[str, Any]:
+        """Run to the end; the seconds of the training."""
+        child = self.start(name, processes, launcher)
+        said, _ = child.communicate()
+        if child.returncode:
+            sys.exit(f"{name} ended with {child.returncode}:\n{said[-3000:]}")
+        result = json.loads(self.run_dir(name).result_path.read_text())
+        return {"processes": processes, "train_seconds": result["train_seconds"]}
+
+    def until(self, name: str, processes: int, step: int, deed: Callable[["subprocess.Popen[str]"], None]) -> dict[str, Any]:
+        """Start, do something when the step is told of, and wait for the end; exit code, and where it stood."""
+        child, events = self.start(name, processes), EventReader(self.run_dir(name).events_path, from_end=True)
+        while child.poll() is None and not any(e["event"] == "step" and e["step"] >= step for e in events.new()):
+            time.sleep(0.02)
+        deed(child)
+        child.communicate(timeout=300)
+        return {"exit_code": child.returncode, "saved_steps": list_steps(self.run_dir(name))}
+
+    def difference(self, name: str, other: str) -> float:
+        """The largest between the weights of two runs' LoRAs and averages."""
+        found = 0.0
+        for file in ("scale.safetensors", "scale-ema.safetensors"):
+            one, two = (load_file(self.run_dir(each).root / file) for each in (name, other))
+            found = max(found, *((one[key] - two[key]).abs().max().item() for key in one))
+        return found
+
+
+def kill_helper(child: "subprocess.Popen[str]") -> None:
+    for process in psutil.Process(child.pid).children():
+        if any("spawn_main" in word for word in process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+
+
+def measure(folder: Path, steps: int) -> dict[str, Any]:
+    """Each way of training, compared with one process."""
+    runs = Runs(folder, steps)
+    ways = {
+        "1 process": (1, None),
+        "2 processes": (2, None),
+        "4 processes": (4, None),
+        "accelerate, 2": (2, [*ACCELERATE, "--multi_gpu", "--num_processes", "2"]),
+        "accelerate FSDP, 2": (2, [*ACCELERATE, *SHARDED, "--num_processes", "2"]),
+    }
+    rows: dict[str, Any] = {}
+    for name, (processes, launcher) in ways.items():
+        rows[name] = runs.whole(name, processes, launcher)
+        rows[name]["difference"] = runs.difference(name, "1 process")
+    for processes, step in ((4, steps // 3), (2, 2 * steps // 3)):
+        runs.until("moved", processes, step, lambda child: runs.run_dir("moved").ask(STOP))
+    rows["moved"] = runs.whole("moved", 1) | {"difference": runs.difference("moved", "1 process")}
+    rows["killed"] = runs.until("killed", 2, steps // 2, kill_helper)
+    rows["killed"] |= runs.whole("killed", 1) | {"difference": runs.difference("killed", "1 process")}
+    met = all(row["difference"] <= BAR for row in rows.values())
+    return {"steps": steps, "samples_per_step": 4, "cores": os.cpu_count(), "bar": BAR, "rows": rows, "met": met}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), args.steps)
+    if args.json:
+        print(json.dumps(found))
+        return
+    for name, row in found["rows"].items():
+        ended = f"   exit code {row['exit_code']}, saved {row['saved_steps']}" if "exit_code" in row else ""
+        print(f"{name:<20} {row['train_seconds']:7.1f} s   largest difference {row['difference']:.2e}{ended}")
+
+
+if __name__ == "__main__":
+    main()
