@@ -1,10 +1,11 @@
-"""Several processes against one, on the CPU: python -m benchmarks.scale [--steps N] [--json]
+"""Several processes against one, on the CPU: python -m benchmarks.scale [--steps N] [--job everything] [--json]
 
-One job on pico in float32 with masks, a TREAD route, regularisation, dropout, accumulation, a running average and a held-out
-loss, four samples a step, trained by one process, by two and four that the run starts itself (`num_devices`), by two from
-`accelerate launch`, and by two with the base shared out (FSDP2). `difference` is the largest between their LoRA's weights and
-those of one process; bar: 1e-6. `moved`: four processes until a third of the steps, two until two thirds, one to the end.
-`killed`: one of two is killed in the middle; the run says so, what all had done is saved, and one process goes on to the end.
+A job on pico in float32, four samples a step, trained by one process, by two and four that the run starts itself
+(`num_devices`), by two from `accelerate launch`, and by two with the base shared out (FSDP2). The job is `plain` (one batch of
+four), or has `everything` that could notice who computes what: masks, a TREAD route, regularisation, dropout, accumulation, a
+running average and a held-out loss. `difference` is the largest between the weights of the LoRA, or of its average, and those
+of one process; bar: 1e-6. `moved`: four processes until a third of the steps, two until two thirds, one to the end. `killed`:
+one of two is killed in the middle; the run says so, what all had done is saved, and one process goes on to the end.
 
 The seconds say nothing of scaling: the processes share the cores of one machine.
 """
@@ -53,45 +54,45 @@ def make_data(folder: Path) -> None:
         mask.save(folder / "masks" / path.name)
 
 
-def job_data(folder: Path, steps: int, processes: int) -> dict[str, Any]:
-    return {
+def job_data(folder: Path, kind: str, steps: int, processes: int) -> dict[str, Any]:
+    training = {"max_train_steps": steps, "checkpoint_step_interval": 0, "device": "cpu", "num_devices": processes}
+    data = {
         "name": "scale",
         "base": {"mixed_precision": "no"},
-        "datasets": [
-            {"id": "balls", "instance_data_dir": str(folder / "balls"), "mask_data_dir": str(folder / "masks")},
-            {"id": "others", "instance_data_dir": str(folder / "others"), "is_regularisation_data": True},
-        ],
-        "lora": {"lora_rank": 4, "lora_dropout": 0.1, "lora_save_precision": "fp32"},
+        "datasets": [{"id": "balls", "instance_data_dir": str(folder / "balls")}],
+        "lora": {"lora_rank": 4, "lora_save_precision": "fp32"},
         "optimizer": {"learning_rate": 1e-4},
-        "flow": {"caption_dropout_probability": 0.3},
-        "routes": [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}],
-        "validation": {"num_validation_images": 2, "validation_num_inference_steps": 2}
-        | {"eval_steps_interval": 20, "num_held_out": 1, "eval_timesteps": 2},
-        "training": {
-            "max_train_steps": steps,
-            "train_batch_size": 2,
-            "gradient_accumulation_steps": 2,
-            "checkpoint_step_interval": 0,
-            "use_ema": True,
-            "device": "cpu",
-            "num_devices": processes,
-        },
+        "validation": {"num_validation_images": 2, "validation_num_inference_steps": 2},
+        "training": training | {"train_batch_size": 4},
     }
+    if kind == "everything":
+        data["datasets"][0]["mask_data_dir"] = str(folder / "masks")
+        others = {"id": "others", "instance_data_dir": str(folder / "others"), "is_regularisation_data": True}
+        data["datasets"].append(others)
+        data["lora"]["lora_dropout"] = 0.1
+        data["flow"] = {"caption_dropout_probability": 0.3}
+        data["routes"] = [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": -2}]
+        data["validation"] |= {"eval_steps_interval": 20, "num_held_out": 1, "eval_timesteps": 2}
+        data["training"] |= {"train_batch_size": 2, "gradient_accumulation_steps": 2, "use_ema": True}
+    return data
 
 
 class Runs:
     """Runs of the same job below one folder, each in an output folder of its own."""
 
-    def __init__(self, folder: Path, steps: int):
-        self.folder, self.steps = folder, steps
+    def __init__(self, folder: Path, kind: str, steps: int):
+        self.folder, self.kind, self.steps = folder, kind, steps
         make_data(folder)
 
+    def job(self, processes: int) -> dict[str, Any]:
+        return job_data(self.folder, self.kind, self.steps, processes)
+
     def run_dir(self, name: str) -> RunDir:
-        return run_dir_for(parse_job(job_data(self.folder, self.steps, 1)), self.folder / name)
+        return run_dir_for(parse_job(self.job(1)), self.folder / name)
 
     def start(self, name: str, processes: int, launcher: list[str] | None = None) -> "subprocess.Popen[str]":
         path = self.folder / f"{name}-{processes}.json"
-        path.write_text(json.dumps(job_data(self.folder, self.steps, 1 if launcher else processes)))
+        path.write_text(json.dumps(self.job(1 if launcher else processes)))
         command = [*(launcher or [sys.executable]), "-m", "trainer_core", "run", str(path)]
         command += ["--out", str(self.folder / name), "--cache", str(self.folder / "cache")]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -117,8 +118,8 @@ class Runs:
     def difference(self, name: str, other: str) -> float:
         """The largest between the weights of two runs' LoRAs and averages."""
         found = 0.0
-        for file in ("scale.safetensors", "scale-ema.safetensors"):
-            one, two = (load_file(self.run_dir(each).root / file) for each in (name, other))
+        for path in self.run_dir(other).root.glob("*.safetensors"):
+            one, two = load_file(self.run_dir(name).root / path.name), load_file(path)
             found = max(found, *((one[key] - two[key]).abs().max().item() for key in one))
         return found
 
@@ -129,9 +130,9 @@ def kill_helper(child: "subprocess.Popen[str]") -> None:
             process.send_signal(signal.SIGKILL)
 
 
-def measure(folder: Path, steps: int) -> dict[str, Any]:
+def measure(folder: Path, kind: str, steps: int) -> dict[str, Any]:
     """Each way of training, compared with one process."""
-    runs = Runs(folder, steps)
+    runs = Runs(folder, kind, steps)
     ways = {
         "1 process": (1, None),
         "2 processes": (2, None),
@@ -143,22 +144,32 @@ def measure(folder: Path, steps: int) -> dict[str, Any]:
     for name, (processes, launcher) in ways.items():
         rows[name] = runs.whole(name, processes, launcher)
         rows[name]["difference"] = runs.difference(name, "1 process")
+        print(name, rows[name], file=sys.stderr, flush=True)  # it takes minutes
+    if kind == "everything":
+        rows |= interrupted(runs, steps)
+    met = all(row["difference"] <= BAR for row in rows.values())
+    return {"job": kind, "steps": steps, "samples_per_step": 4, "cores": os.cpu_count(), "bar": BAR, "rows": rows, "met": met}
+
+
+def interrupted(runs: Runs, steps: int) -> dict[str, Any]:
+    """Runs that are stopped, or of which a process is killed, and that go on with other numbers of processes."""
+    rows: dict[str, Any] = {}
     for processes, step in ((4, steps // 3), (2, 2 * steps // 3)):
-        runs.until("moved", processes, step, lambda child: runs.run_dir("moved").ask(STOP))
-    rows["moved"] = runs.whole("moved", 1) | {"difference": runs.difference("moved", "1 process")}
+        stopped = runs.until("moved", processes, step, lambda child: runs.run_dir("moved").ask(STOP))
+    rows["moved"] = stopped | runs.whole("moved", 1) | {"difference": runs.difference("moved", "1 process")}
     rows["killed"] = runs.until("killed", 2, steps // 2, kill_helper)
     rows["killed"] |= runs.whole("killed", 1) | {"difference": runs.difference("killed", "1 process")}
-    met = all(row["difference"] <= BAR for row in rows.values())
-    return {"steps": steps, "samples_per_step": 4, "cores": os.cpu_count(), "bar": BAR, "rows": rows, "met": met}
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--job", choices=("plain", "everything"), default="plain")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), args.steps)
+        found = measure(Path(folder), args.job, args.steps)
     if args.json:
         print(json.dumps(found))
         return

@@ -169,3 +169,8 @@ def test_two_processes_train_with_routes_as_one_with_both_samples_does(tmp_path)
             assert torch.equal(one[name], two[name]), name
             torch.testing.assert_close(one[name], gradient, atol=1e-6, rtol=0)
     assert all(torch.equal(tensor, last[1][name]) for name, tensor in last[0].items())
+    for rank in (0, 1):  # a base of which each keeps a part (FSDP2) gives what a whole one gives, with routes and checkpointing
+        whole, shared = torch.load(tmp_path / f"shared-{rank}.pt", weights_only=True).values()
+        assert shared["size"] < 0.6 * whole["size"]
+        for one, two in zip(whole["steps"], shared["steps"], strict=True):
+            assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())

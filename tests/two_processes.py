@@ -10,6 +10,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from test_tread import SEAM, build, draws, generators, inputs, run
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,6 +18,7 @@ from trainer_core.adapter.build import add_adapter
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.flux.routing import TokenRouter
+from trainer_core.flux.shard import share_out
 from trainer_core.specs.adapter import LoraSpec
 
 STEPS = 4
@@ -57,10 +59,24 @@ def ready() -> tuple[FluxTransformer2DModel, TokenRouter, dict[str, Parameter]]:
     return model, TokenRouter(model, [SEAM]), parameters
 
 
+def alone_and_shared_out(rank: int) -> dict:
+    """What this process finds by itself, with a whole base and with one of which it keeps a part; the sizes of both."""
+    found: dict = {}
+    for kind in ("whole", "shared"):
+        model, router, parameters = ready()
+        if kind == "shared":
+            share_out(model, parameters.values())
+        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+        own = sum((part.to_local() if isinstance(part, DTensor) else part).numel() for part in frozen)
+        found[kind] = {"size": own, "steps": trained(model, router, parameters, [rank])}
+    return found
+
+
 def process(rank: int, folder: Path) -> None:
     """One of the two: it trains on the sample of its own number and leaves what it found in the folder."""
     torch.distributed.init_process_group("gloo", (folder / "meeting").as_uri(), timedelta(seconds=90), world_size=2, rank=rank)
     model, router, parameters = ready()
     found = trained(DistributedDataParallel(model), router, parameters, [rank])
     torch.save(found, folder / f"{rank}.pt")
+    torch.save(alone_and_shared_out(rank), folder / f"shared-{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -76,11 +76,11 @@ REST: dict[str, Row] = {
     # speed and hardware
     "dynamo_backend": ignore("there is no compilation"),
     "training_dynamo_backend": ignore("there is no compilation"),
-    "training_num_processes": ignore("one card trains"),
-    "num_processes": ignore("one card trains"),
-    "training_num_machines": ignore("one card trains"),
-    "num_machines": ignore("one card trains"),
-    "accelerate_extra_args": ignore("one card trains"),
+    "training_num_processes": ignore("training.num_devices says it; here the cards share a batch"),
+    "num_processes": ignore("training.num_devices says it; here the cards share a batch"),
+    "training_num_machines": ignore("training.num_devices says it; here the cards share a batch"),
+    "num_machines": ignore("training.num_devices says it; here the cards share a batch"),
+    "accelerate_extra_args": ignore("training.num_devices says it; here the cards share a batch"),
     "disable_tf32": ignore("float32 products are exact"),
     "disable_accelerator": ignore("training.device in the job says where"),
     "use_xformers": ignore("attention_mechanism says it"),
@@ -104,7 +104,7 @@ REST: dict[str, Row] = {
     "internal_guidance_enabled": refuse("an internal guidance head is not here; take it out"),
     "flow_dpo_enabled": refuse("training by preference is not here; take it out"),
     "deepspeed_config": refuse("DeepSpeed is not here; an adapter's states need no sharding; take it out"),
-    "fsdp_enable": refuse("sharding over cards is not here; blocks_to_swap saves memory on one; take it out"),
+    "fsdp_enable": refuse("a launcher asks for sharding here (docs/scale.md); take it out"),
 }
 FAMILIES = {  # how options begin that belong to something which is not here; the switch of each is in REST
     "crepa_": "belongs to alignment with DINO",
