@@ -6,6 +6,7 @@ packages they need.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -167,5 +168,9 @@ def test_the_wheel_trains_with_what_it_brings_along(wheel: Path, tmp_path: Path)
         pytest.skip("uv is missing: python -m pip install uv")
     subprocess.run([UV, "venv", "-q", "--python", sys.executable, tmp_path / "env"], check=True)
     subprocess.run([UV, "pip", "install", "-q", "--python", tmp_path / "env", wheel], check=True)
-    trained = run_in(tmp_path / "env", "flux-lora", "demo", "--out", str(tmp_path / "runs"))
+    job = json.loads(run_in(tmp_path / "env", "flux-lora", "demo", "--print-job").stdout)
+    job["training"]["max_train_steps"], job["validation"]["num_validation_images"] = 2, 0
+    job["validation"]["validation_prompts"] = []
+    (tmp_path / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    trained = run_in(tmp_path / "env", "flux-lora", "run", "job.json", cwd=tmp_path)
     assert trained.returncode == 0 and "all as ComfyUI reads them" in trained.stdout, trained.stderr
