@@ -22,7 +22,7 @@ from trainer_core.run_dir import RunDir
 from trainer_core.train import open_run, train
 from trainer_core.trainee import build_trainee
 
-from .overhead import make_setup
+from .step import Case, make_setup
 
 BAR = 0.01
 WARM_UP_STEPS = 5
@@ -31,7 +31,7 @@ WARM_UP_STEPS = 5
 def measure(steps: int, batch_size: int, folder: Path) -> dict[str, object]:
     """The share of waiting, that of reading without a thread, and the seconds of a step."""
     seen: list[Event] = []
-    setup = make_setup("pico", folder)
+    setup = make_setup(Case(), folder)
     training = setup.job.training.model_copy(update={"train_batch_size": batch_size, "log_interval": 10_000})
     setup = replace(setup, job=setup.job.model_copy(update={"training": training}))
     run_dir = RunDir(folder / "run")

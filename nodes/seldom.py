@@ -78,5 +78,6 @@ SELDOM_TOUCHED = frozenset(
         "report_to",
         "tracker_project_name",
         "num_devices",
+        "torch_compile",
     }
 )

@@ -60,6 +60,7 @@ PHASES = (
     "quantise",
     "sample",
     "evaluate",
+    "compile",
     "train",
     "save",
 )

@@ -57,11 +57,20 @@ class TrainJob(Spec):
 
     @model_validator(mode="after")
     def _swapped_blocks_are_recomputed(self) -> "TrainJob":
-        recomputed = self.training.gradient_checkpointing and self.training.gradient_checkpointing_interval == 1
+        recomputed = self.training.gradient_checkpointing and self.training.gradient_checkpointing_interval <= 1
         if self.base.blocks_to_swap and not recomputed:
             raise ValueError(
-                "base.blocks_to_swap needs training.gradient_checkpointing with interval 1: a block that is not recomputed "
-                "keeps its weights on the card until its backward pass, and nothing would be saved"
+                "base.blocks_to_swap needs training.gradient_checkpointing with interval 0 or 1: a block that is not "
+                "recomputed keeps its weights on the card until its backward pass, and nothing would be saved"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_blocks_stay(self) -> "TrainJob":
+        if self.base.blocks_to_swap and self.training.torch_compile == "on":
+            raise ValueError(
+                "training.torch_compile 'on' does not go with base.blocks_to_swap: blocks whose weights come and go cannot be "
+                "compiled; set one of them to its default"
             )
         return self
 

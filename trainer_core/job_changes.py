@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "training.num_devices",
     "training.enable_activation_offloading",  # this and the rest: other memory, the same training
     "training.skip_memory_check",
+    "training.torch_compile",  # the same training but for rounding
     "training.cache_size_limit",
     "training.report_to",
     "training.tracker_project_name",

@@ -60,8 +60,7 @@ def begin(
         with listening(run_dir, cache_dir, group) as context:
             group.wait()
             setup = prepare(job, cache_dir)
-            group.wait()
-            return run(setup, context)
+            return run(replace(setup, num_recomputed=group.tell(None)), context)
     is_new, has_job = not run_dir.events_path.exists(), run_dir.job_path.exists()
     try:
         with run_dir.owned(), told(job, run_dir, cache_dir, group, watch_stdin=watch_stdin) as context:
@@ -70,7 +69,7 @@ def begin(
                 write_atomically(run_dir.job_path, dump_job(job).encode())
             setup = prepare(job, cache_dir, context.stoppable("index"))
             group.wait()  # the others find what was learned of the files
-            plan = ready_memory(one_of(setup, group))
+            measured, plan = ready_memory(one_of(setup, group))
             if plan is not None:
                 context.events.emit("plan", **planned(plan, setup))
             if changes:
@@ -79,8 +78,7 @@ def begin(
                 context.events.emit("job_changed", changes=named, begins_from=None)
             else:
                 begin_from_sibling(setup, context)
-            group.wait()
-            return run(setup, context)
+            return run(replace(setup, num_recomputed=group.tell(measured.num_recomputed)), context)
     except JobError:
         if is_new and not run_dir.manifest_path.exists():
             leave_nothing(run_dir, has_job=has_job)

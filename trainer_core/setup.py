@@ -25,6 +25,7 @@ from .data.small_buckets import settle_small_buckets
 from .errors import JobError
 from .flavour_check import check_flavour
 from .flux.attention import check_attention, check_place
+from .flux.compiling import check_compiling, missing_compiler, pays
 from .flux.files import ModelFiles, fingerprint
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 
 MAX_SLOWDOWN = 2.0  # of bf16, before it is worth a warning
 MAX_NAMED = 5  # files in a warning
+PIXELS_A_TOKEN = 16 * 16
 PRECISION_FIELDS = ("base_model_precision", "text_encoder_1_precision", "text_encoder_2_precision")
 DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
@@ -56,7 +58,8 @@ DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 @dataclass(frozen=True)
 class Setup:
     """A job with all that follows from it and from its files. `initial` are the parts of init_lora, `spans` the routes;
-    `samples` are trained on, `eval_samples` only judged.
+    `samples` are trained on, `eval_samples` only judged; `num_recomputed` is how many blocks the memory there is asks to
+    recompute, where that was found out (`plan/recomputing.py`).
     """
 
     job: TrainJob
@@ -75,6 +78,7 @@ class Setup:
     device: torch.device
     dtype: torch.dtype
     preview_decoder: Path | None = None
+    num_recomputed: int | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -86,6 +90,39 @@ class Setup:
         """Whether the modulation layers stay in host memory: where it is wished for, or of use and possible."""
         wish = self.job.base.modulation_offload
         return wish == "on" or (wish == "auto" and self.device.type != "cpu" and not _trains_modulation(self.adapter))
+
+    @property
+    def recomputed_layers(self) -> tuple[int, ...]:
+        """The blocks that are recomputed in the backward pass. The first ones, where memory says how many: their turn comes
+        last, when what the others kept is gone."""
+        training, layers = self.job.training, tuple(range(self.shape.num_double + self.shape.num_single))
+        if not training.gradient_checkpointing:
+            return ()
+        return (
+            layers[:: training.gradient_checkpointing_interval]
+            if training.gradient_checkpointing_interval
+            else layers[: self.num_recomputed]
+        )
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the blocks are compiled: a matter of the job and the device alone, so that a resumed run does the same."""
+        wish = self.job.training.torch_compile
+        return wish == "on" or (
+            wish == "auto"
+            and self.job.base.blocks_to_swap == 0
+            and pays(self.num_steps * self._operations_a_step, self.device)
+            and missing_compiler(self.device) is None
+        )
+
+    @property
+    def _operations_a_step(self) -> float:
+        """Roughly: each token meets 12 matrices of the width in a block, forward and backward."""
+        training = self.job.training
+        pixels = sum(sample.bucket.width * sample.bucket.height for sample in self.samples) / len(self.samples)
+        tokens = self.flavour.t5_max_length + pixels / PIXELS_A_TOKEN
+        matrices = 12 * (self.shape.num_double + self.shape.num_single) * self.shape.width**2
+        return 4 * matrices * tokens * training.train_batch_size * training.gradient_accumulation_steps
 
     @property
     def encoding(self) -> EncoderFormat:
@@ -112,6 +149,7 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     and what was learned of them is remembered below `cache_dir`."""
     device = pick_device(job.training.device)
     check_optimizer(job.optimizer, device)
+    check_compiling(job.training.torch_compile, device)
     check_trackers(job.training)
     if job.validation.evaluation_type == "clip":
         from .validation.clip_score import check_clip
@@ -249,6 +287,8 @@ def write_manifest(setup: Setup, run_dir: RunDir, *, processes: int = 1) -> None
         "files": files,
         "base": asdict(setup.shape),
         "modulation_on_host": setup.modulation_on_host,
+        "recomputed_blocks": list(setup.recomputed_layers),
+        "compiled": setup.compiles,
         "routes": [asdict(span) for span in setup.spans],
         "adapter": setup.adapter.summary(),
         "parameters": setup.num_parameters,

@@ -13,6 +13,7 @@ import logging
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,8 +86,11 @@ def find_siblings(own: RunDir) -> list[RunDir]:
 
 
 def same_until(setup: Setup, step: int, other_length: int) -> bool:
-    """Whether a run of another length trains the same in the steps before this one: learning rate and routes."""
+    """Whether a run of another length trains the same in the steps before this one: learning rate, routes, and compiling, which
+    a short one leaves."""
     job, mine = setup.job, setup.num_steps
+    if setup.compiles != replace(setup, num_steps=other_length).compiles:
+        return False
     rates = [[learning_rate_at(job.optimizer, number, length) for number in range(step)] for length in (mine, other_length)]
     if rates[0] != rates[1]:
         return False
@@ -135,8 +139,9 @@ def _take_over(setup: Setup, context: RunContext, origin: Origin) -> bool:
     log.info("going on from step %d of %s", origin.step, sibling.run_id)
     if not origin.is_exact:
         log.warning(
-            "this run goes on from step %d of %s, a shorter one, whose learning rate or routes took another course; so it is "
-            "not what training %d steps in one go would give. For that, give it another name, or use a constant rate",
+            "this run goes on from step %d of %s, a shorter one, whose learning rate, routes or compiling took another "
+            "course; so it is not what training %d steps in one go would give. For that, give it another name, or use a "
+            "constant rate",
             origin.step,
             sibling.run_id,
             setup.num_steps,

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from .data.loader import Loader
 from .data.report import group_reasons
 from .data.shares import Share
 from .flux.attention import attending
+from .flux.compiling import as_written
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
 from .history import Evaluation, History, PictureScore
@@ -136,7 +137,8 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
             set_learning_rate(trainee.optimizer, learning_rate)
             if not trainee.transformer.training:  # pictures leave it otherwise; the switch itself walks through every module
                 trainee.transformer.train()
-            with memory_watched(job, f"step {step + 1}"):
+            is_compiling = setup.compiles and step == first
+            with memory_watched(job, f"step {step + 1}"), told_of_compiling(context) if is_compiling else nullcontext():
                 coming = steps_together(step, training.train_batch_size * accumulation)
                 if setup.modulation_on_host and step in (coming.start, first):
                     look_ahead(trainee.transformer, conditions_of(loader.take, objective, coming), "training")
@@ -160,6 +162,16 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
                 save_state(setup, trainee, context)
             if step + 1 < setup.num_steps and wants_pictures(job, plan, step + 1):
                 make_pictures(setup, trainee, caches, context, step=step + 1)
+
+
+@contextmanager
+def told_of_compiling(context: RunContext) -> Iterator[None]:
+    """Around the first step of a run whose blocks are compiled, which waits for that."""
+    began = time.monotonic()
+    context.events.phase("compile", 0, 1)
+    yield
+    context.events.phase("compile", 1, 1)
+    log.info("the first step took %.0f s, with the blocks compiled in it", time.monotonic() - began)
 
 
 @contextmanager
@@ -208,7 +220,7 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
     is_known = any(evaluation.step == history.step for evaluation in history.evaluations)
     if not interval or is_known or not (is_end or _is_due(history.step, interval)):
         return False
-    with memory_watched(setup.job, "evaluating"), trainee.as_used():
+    with memory_watched(setup.job, "evaluating"), trainee.as_used(), as_written(compiled=setup.compiles):
         progress, should_stop = context.progress("evaluate"), context.should_stop
         by_dataset = evaluate(setup, trainee.transformer, caches, progress, should_stop, context.group)
     if by_dataset is None:
@@ -260,8 +272,8 @@ def picture(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext,
 def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, *, step: int) -> list[Path]:
     """A picture of each prompt, by the adapter, its running average, or both; at step 0 by the base alone."""
     wanted, paths = setup.job.training.ema_validation, []
-    base = setup.job.base
-    with trainee.assisted(base.assistant_lora_inference_strength), attending(base.attention_mechanism, training=False):
+    base, eager = setup.job.base, as_written(compiled=setup.compiles)
+    with trainee.assisted(base.assistant_lora_inference_strength), attending(base.attention_mechanism, training=False), eager:
         if trainee.ema is None or step == 0 or wanted != "ema_only":
             with trainee.as_used():
                 paths += render_shots(setup, trainee.transformer, caches, context, step=step)

@@ -17,12 +17,13 @@ from .context import RunContext
 from .ema import Ema
 from .errors import JobError
 from .events import EVENTS_VERSION
+from .flux.compiling import compile_blocks
 from .flux.fill import Visit, nothing, unseen
 from .flux.load import FluxWeights, by_block, load_transformer, open_weights
 from .flux.modulation import is_modulation, keep_on_host
 from .flux.offload import let_blocks_wait, waiting_layers
 from .flux.quantize import WHOLE, make_quantiser
-from .flux.recompute import recompute_blocks
+from .flux.recompute import recompute_layers
 from .flux.routing import TokenRouter
 from .flux.shard import check_sharing, share_out, stays_until_shared
 from .history import History
@@ -88,8 +89,7 @@ def make_trainable(
         transformer, setup.adapter, training.seed, setup.initial, lambda layer: weights.read(f"{layer}.weight"), visit
     )
     if training.gradient_checkpointing:
-        interval, offload = training.gradient_checkpointing_interval, training.enable_activation_offloading
-        recompute_blocks(transformer, interval, offload=offload)
+        recompute_layers(transformer, setup.recomputed_layers, offload=training.enable_activation_offloading)
     if base.blocks_to_swap:
         let_blocks_wait(transformer, base.blocks_to_swap, setup.device)
     return parameters
@@ -103,6 +103,8 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     in_step = context.group.in_step
     if in_step:
         check_sharing(setup.job.base)
+        if training.torch_compile == "on":
+            raise JobError("training.torch_compile 'on' and a base that is shared out (FSDP) exclude each other; set it to 'off'")
     transformer = load_base(setup, weights, by_block(setup.shape, progress), shared_out=in_step)
     context.stop_if_wanted()
     helper = setup.job.base.assistant_lora_path
@@ -127,4 +129,7 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
         resumed_from=history.step,
         steps=setup.num_steps,
     )
-    return Trainee(transformer, parameters, optimizer, TokenRouter(transformer, setup.spans), ema, assistant, history)
+    router = TokenRouter(transformer, setup.spans)
+    if setup.compiles and not in_step:
+        compile_blocks(transformer, setup.spans)
+    return Trainee(transformer, parameters, optimizer, router, ema, assistant, history)

@@ -25,6 +25,7 @@ class SeededDropout(nn.Module):
         self._seed = seed
         self._layer = layer
 
+    @torch.compiler.disable  # a generator is not for a graph
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x

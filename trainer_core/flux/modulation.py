@@ -49,6 +49,7 @@ class HostLinear(nn.Module):
         """Remember the results of these vectors, in place of those that were learned for the purpose before."""
         self._known[purpose] = dict(zip(_keys(x_ND), self.linear(x_ND), strict=True))
 
+    @torch.compiler.disable  # bytes and dictionaries are not for a graph
     def forward(self, x_BD: Tensor) -> Tensor:
         """(B, O) on the card."""
         keys = _keys(x_BD)

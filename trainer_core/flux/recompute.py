@@ -1,9 +1,10 @@
-"""Gradient checkpointing of every n-th block: less is recomputed, for more memory.
+"""Gradient checkpointing of chosen blocks: less is recomputed, for more memory.
 
 What a checkpointed block keeps is what goes into it. With offloading that waits in host memory for the backward pass; what
 several blocks share stays: the conditioning vector, rotary tables, and inside a route the tokens that were left out.
 """
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,8 +21,15 @@ TOKENS = 3  # dimensions of what only this block keeps: (samples, tokens, width)
 
 def recompute_blocks(transformer: FluxTransformer2DModel, interval: int, *, offload: bool = False) -> None:
     """Recompute the blocks 0, n, 2n, ... in the backward pass, counted over the double blocks, then the single ones."""
+    num_blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
+    recompute_layers(transformer, range(0, num_blocks, interval), offload=offload)
+
+
+def recompute_layers(transformer: FluxTransformer2DModel, layers: Iterable[int], *, offload: bool = False) -> None:
+    """Recompute these blocks in the backward pass, by their numbers. A block before the first that is trained keeps nothing, so
+    it is not recomputed, chosen or not."""
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-    chosen = {id(block) for block in blocks[::interval]}
+    chosen = {id(blocks[layer]) for layer in layers}
 
     def run(block: nn.Module, image: Tensor | Shortened, *others: Any) -> Any:
         if id(block) not in chosen:

@@ -137,32 +137,29 @@ def sampling_work(setup: Setup) -> int:
 
 def training_work(setup: Setup, one: Pass) -> int:
     """Bytes of activations and gradients at the peak of a step. What TREAD leaves out is not kept in the blocks of its span."""
-    training, shape = setup.job.training, setup.shape
-    gradients = GRADIENT * setup.num_parameters
-    double, single = float(shape.num_double), float(shape.num_single)
-    for span in setup.spans:
-        saved = span.ratio * one.num_tokens / one.num_joint
-        double -= saved * sum(span.first <= layer <= span.last for layer in range(shape.num_double))
-        single -= saved * sum(
-            span.first <= layer <= span.last for layer in range(shape.num_double, shape.num_double + shape.num_single)
-        )
-    share = 1 / training.gradient_checkpointing_interval if training.gradient_checkpointing else 0.0
-    kept = least = 0
-    for checkpointing, part in ((True, share), (False, 1 - share)):
-        if part:
-            growth = training_growth(shape, setup.job.lora, setup.dtype, one, checkpointing=checkpointing)
-            kept += part * (double * growth.double.peak + single * growth.single.peak)
+    gradients, recomputed = GRADIENT * setup.num_parameters, frozenset(setup.recomputed_layers)
+    kept, least, num_layers = 0.0, 0, setup.shape.num_double + setup.shape.num_single
+    for checkpointing in (True, False):
+        layers = [layer for layer in range(num_layers) if (layer in recomputed) == checkpointing]
+        if layers:
+            growth = training_growth(setup.shape, setup.job.lora, setup.dtype, one, checkpointing=checkpointing)
+            blocks = {True: growth.double.peak, False: growth.single.peak}
+            kept += sum(blocks[layer < setup.shape.num_double] * _kept_share(setup, one, layer) for layer in layers)
             least = max(least, growth.fixed.peak)
-    is_first = training.gradient_accumulation_steps == 1  # else the gradients of the batches before are there from the start
+    is_first = setup.job.training.gradient_accumulation_steps == 1  # else those of the batches before are there from the start
     return int(least + (max(kept, gradients) if is_first else kept + gradients))
+
+
+def _kept_share(setup: Setup, one: Pass, layer: int) -> float:
+    """Of its tokens that a block sees: those that TREAD leaves out of it are not kept there."""
+    return 1 - sum(span.ratio * one.num_tokens / one.num_joint for span in setup.spans if span.first <= layer <= span.last)
 
 
 def offloaded_bytes(setup: Setup, one: Pass) -> int:
     """What blocks keep that waits in host memory: what goes into each, pictures and text."""
     if not setup.job.training.enable_activation_offloading:
         return 0
-    blocks = (setup.shape.num_double + setup.shape.num_single) // setup.job.training.gradient_checkpointing_interval
-    return blocks * one.batch * one.num_joint * setup.shape.width * setup.dtype.itemsize
+    return len(setup.recomputed_layers) * one.batch * one.num_joint * setup.shape.width * setup.dtype.itemsize
 
 
 def adapter_bytes(setup: Setup) -> int:

@@ -4,11 +4,11 @@ Changes are tried in the order in which they cost least: those that train the sa
 then what trains something else. Each is tried alone, then all up to it together.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import psutil
 import torch
 
 from ..adapter.plan import plan_adapter
@@ -22,6 +22,10 @@ from ..host_memory import give_back_at_once
 from ..setup import Setup
 from ..validation.sample import prompts_at_once
 from .phases import GIB, Phase, disk_bytes, largest_pass, plan_phases
+from .recomputing import as_few_recomputed, is_left_to_memory, say
+from .room import Room, room_here
+
+log = logging.getLogger(__name__)
 
 TIGHT = 0.9  # of the memory there is
 SMALL_RESOLUTION = 512
@@ -31,16 +35,9 @@ Change = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Room:
-    """Bytes that this process could have now: host memory, and the card's where there is one."""
-
-    host: int
-    card: int
-
-
-@dataclass(frozen=True)
 class Plan:
-    """`changes` are settings by their path in the job, that would make it fit; empty where it fits, None where none would."""
+    """`changes` are settings by their path in the job, that would make it fit; empty where it fits, None where none would.
+    `recomputed` are the blocks that are recomputed in the backward pass."""
 
     phases: tuple[Phase, ...]
     room: Room
@@ -48,6 +45,7 @@ class Plan:
     verdict: str
     changes: Change | None
     seconds_per_step: float | None = None
+    recomputed: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,19 +54,13 @@ class Plan:
 def make_plan(setup: Setup, room: Room | None = None, seconds_per_step: float | None = None) -> Plan:
     """The plan of a job on this machine, or one with that much room; `seconds_per_step` where a probe has told."""
     room = room or room_here(setup.device)
+    setup = as_few_recomputed(setup, room)
     phases = plan_phases(setup)
     verdict = judge(phases, room)
     changes: Change | None = {}
     if verdict == TOO_BIG:
         changes = next((tried for tried, other in alternatives(setup) if judge(plan_phases(other), room) != TOO_BIG), None)
-    return Plan(phases, room, disk_bytes(setup), verdict, changes, seconds_per_step)
-
-
-def room_here(device: torch.device) -> Room:
-    """What is free now, with what this process holds already."""
-    own = psutil.Process().memory_info().rss
-    card = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
-    return Room(psutil.virtual_memory().available + own, card)
+    return Plan(phases, room, disk_bytes(setup), verdict, changes, seconds_per_step, setup.recomputed_layers)
 
 
 def judge(phases: tuple[Phase, ...], room: Room) -> str:
@@ -78,21 +70,25 @@ def judge(phases: tuple[Phase, ...], room: Room) -> str:
     return FITS if max(shares) <= TIGHT else IS_TIGHT if max(shares) <= 1 else TOO_BIG
 
 
-def ready_memory(setup: Setup) -> Plan | None:
-    """Before a run: its plan, JobError where it does not fit, with what would. None where nothing is rehearsed: what is small,
-    or not to be checked."""
+def ready_memory(setup: Setup) -> tuple[Setup, Plan | None]:
+    """Before a run: its plan, and the setup with as many blocks to recompute as it asks for; JobError where it does not fit,
+    with what would. No plan where nothing is rehearsed: what is small, or not to be checked, which recomputes every block."""
+    is_open = is_left_to_memory(setup)
     if is_surely_small(setup, room_here(setup.device)):
-        return None
+        return (replace(setup, num_recomputed=0) if is_open else setup), None
     give_back_at_once()
     if setup.job.training.skip_memory_check:
-        return None
+        return setup, None
     plan = make_plan(setup)
     if plan.verdict == TOO_BIG:
         raise JobError(
             f"this run does not fit into the memory there is:\n{describe(plan)}\n"
             "or set training.skip_memory_check to start it all the same"
         )
-    return plan
+    if is_open:
+        setup = replace(setup, num_recomputed=len(plan.recomputed))
+        log.info("%s, as the memory there is asks for", say(setup))
+    return setup, plan
 
 
 def is_surely_small(setup: Setup, room: Room) -> bool:
@@ -119,6 +115,8 @@ def describe(plan: Plan) -> str:
     card = f"{plan.room.card / GIB:8.1f} G" if plan.room.card else f"{'-':>10}"
     lines.append(f"{'there is':<18}{plan.room.host / GIB:8.1f} G{card}")
     lines.append(f"caches on disk: {sum(plan.disk.values()) / GIB:.2f} G")
+    if plan.recomputed:
+        lines.append(f"blocks recomputed in the backward pass: {len(plan.recomputed)}")
     if plan.seconds_per_step is not None:
         lines.append(f"a step takes about {plan.seconds_per_step:.2f} s")
     lines.append(f"verdict: {plan.verdict}")

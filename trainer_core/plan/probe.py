@@ -35,7 +35,8 @@ def seconds_per_step(setup: Setup) -> float:
     fill(model, read, setup.dtype, setup.device, make_quantiser(setup.job.base.base_model_precision, setup.device))
     parameters = add_adapter(model, plan_everywhere(model, setup.job.lora), seed=0)
     model.train()
-    if training.gradient_checkpointing:
+    recomputes = bool(setup.recomputed_layers)
+    if recomputes:
         recompute_blocks(model, 1)
     one = largest_pass(setup)
     times = []
@@ -44,6 +45,6 @@ def seconds_per_step(setup: Setup) -> float:
         predict(model, part, one, torch.ones).square().mean().backward()
         float(next(iter(parameters.values())).grad.sum())  # waits for the card
         times.append(time.perf_counter() - began)
-    growth = training_growth(shape, setup.job.lora, setup.dtype, one, checkpointing=training.gradient_checkpointing)
+    growth = training_growth(shape, setup.job.lora, setup.dtype, one, checkpointing=recomputes)
     whole = growth.flops(shape.num_double, shape.num_single) / growth.flops(1, 1)
     return statistics.median(times[1:]) * whole * training.gradient_accumulation_steps

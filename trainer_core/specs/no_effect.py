@@ -129,7 +129,14 @@ FLOW = (
 )
 TRAINING = (
     Row(
-        ("gradient_checkpointing_interval", "enable_activation_offloading"),
+        ("gradient_checkpointing_interval",),
+        # 1 says the same as the switch
+        lambda spec: not spec.gradient_checkpointing and spec.gradient_checkpointing_interval > 1,
+        "without gradient_checkpointing",
+        "switch that on",
+    ),
+    Row(
+        ("enable_activation_offloading",),
         lambda spec: not spec.gradient_checkpointing,
         "without gradient_checkpointing",
         "switch that on",

@@ -33,10 +33,11 @@ class TrainingSpec(Spec):
         0, ge=0, le=1_000_000, description="Passes over all pictures, repeats included; 0: as many as max_train_steps are."
     )
     gradient_checkpointing_interval: int = Field(
-        1,
-        ge=1,
+        0,
+        ge=0,
         le=57,
-        description="With gradient_checkpointing, every so-manieth block is recomputed: 2 is faster, for more memory.",
+        description="With gradient_checkpointing, every so-manieth block is recomputed: 2 is faster, for more memory. 0: as few as "
+        "the memory there is asks for; all with blocks_to_swap or activation offloading.",
     )
     log_interval: int = Field(
         10, ge=1, le=10_000, description="Steps that each report of loss by noise level, speed and memory sums up."
@@ -81,6 +82,11 @@ class TrainingSpec(Spec):
         ge=0,
         le=64,
         description="Cards of this machine that share the samples of each step, which trains the same, sooner; 0: all there are.",
+    )
+    torch_compile: Literal["off", "auto", "on"] = Field(
+        "off",
+        description="Compile the model's blocks: faster steps after a wait of about a minute before the first. auto: where the run is "
+        "long enough to gain by it and a compiler is there.",
     )
 
     @model_validator(mode="after")

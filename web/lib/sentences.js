@@ -30,6 +30,7 @@ const PHASES = {
   index: "Looking at the pictures",
   load: "Loading the base",
   quantise: "Quantising",
+  compile: "Compiling",
   sample: "Making pictures",
   evaluate: "Measuring the held-out loss",
   train: "Training",
