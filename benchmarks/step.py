@@ -81,9 +81,9 @@ class Case:
 class Bench:
     """A run that is ready to train, a few steps at a time, on both sides."""
 
-    def __init__(self, case: Case, folder: Path):
+    def __init__(self, case: Case, folder: Path, setup: Setup | None = None):
         self.case = case
-        self.setup = make_setup(case, folder)
+        self.setup = setup or make_setup(case, folder)
         self.times: list[float] = []
         run_dir = RunDir(folder / "run")
         run_dir.root.mkdir()

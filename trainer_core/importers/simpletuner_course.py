@@ -120,6 +120,13 @@ def _backend(draft: Draft, option: str, value: Any) -> None:
     draft.note(IDLE, option, "blocks are recomputed whole")
 
 
+def _dynamo(draft: Draft, option: str, value: Any) -> None:
+    if str(value).strip().lower() in ("", "no", "none"):
+        return draft.note(IDLE, option, "off, as by default here")
+    draft.put("training.torch_compile", "auto")
+    draft.note(OTHERWISE, option, "training.torch_compile auto: the blocks are compiled where the run is long enough to gain")
+
+
 def _report_to(draft: Draft, option: str, value: Any) -> None:
     """One tracker or several, with commas; those that are not here are named."""
     named = {name.strip().lower() for name in str(value).split(",")} - {"none", "simpletuner"}
@@ -178,6 +185,8 @@ COURSE: dict[str, Row] = {
     "gradient_checkpointing_interval": by(_interval),
     "gradient_checkpointing_segment_stride": ignore("blocks are recomputed one by one"),
     "gradient_checkpointing_backend": by(_backend),
+    "dynamo_backend": by(_dynamo),
+    "training_dynamo_backend": by(_dynamo),
     "gradient_checkpointing_offload_attention": ignore("enable_activation_offloading does it for whole blocks"),
     "checkpoint_step_interval": take("training.checkpoint_step_interval"),
     "checkpoint_epoch_interval": ignore("checkpoints are made by steps; set checkpoint_step_interval in the job"),

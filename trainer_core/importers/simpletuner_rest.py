@@ -74,8 +74,6 @@ REST: dict[str, Row] = {
     "post_checkpoint_script": ignore("no program is started; watch events.jsonl"),
     "post_upload_script": ignore("no program is started; watch events.jsonl"),
     # speed and hardware
-    "dynamo_backend": ignore("there is no compilation"),
-    "training_dynamo_backend": ignore("there is no compilation"),
     "training_num_processes": ignore("training.num_devices says it; here the cards share a batch"),
     "num_processes": ignore("training.num_devices says it; here the cards share a batch"),
     "training_num_machines": ignore("training.num_devices says it; here the cards share a batch"),
@@ -118,7 +116,7 @@ FAMILIES = {  # how options begin that belong to something which is not here; th
     "internal_guidance_": "belongs to an internal guidance head",
     "group_offload_": "belongs to group offload",
     "ramtorch_": "belongs to ramtorch",
-    "dynamo_": "belongs to compilation",
+    "dynamo_": "belongs to compilation, which training.torch_compile does in its own way",
     "fsdp_": "belongs to sharding over cards",
     "deepspeed_": "belongs to DeepSpeed",
     "webhook_": "belongs to webhooks",
