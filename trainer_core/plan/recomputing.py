@@ -17,11 +17,12 @@ USABLE = 0.8  # of the memory there is
 
 
 def is_left_to_memory(setup: Setup) -> bool:
-    """Whether the job leaves the number open, and it makes a difference. With blocks that wait, or activations that do, all are
+    """Whether the job leaves the number open, it was not found out, and it makes a difference. With blocks that wait, or activations that do, all are
     recomputed: that is what saves there."""
     training = setup.job.training
     return (
-        training.gradient_checkpointing
+        setup.num_recomputed is None
+        and training.gradient_checkpointing
         and training.gradient_checkpointing_interval == 0
         and not training.enable_activation_offloading
         and not setup.job.base.blocks_to_swap
