@@ -17,8 +17,8 @@ USABLE = 0.8  # of the memory there is
 
 
 def is_left_to_memory(setup: Setup) -> bool:
-    """Whether the job leaves the number open, it was not found out, and it makes a difference. With blocks that wait, or activations that do, all are
-    recomputed: that is what saves there."""
+    """Whether the job leaves the number open, it was not found out, and it makes a difference. With blocks that wait, or
+    activations that do, all are recomputed: that is what saves there."""
     training = setup.job.training
     return (
         setup.num_recomputed is None
