@@ -104,7 +104,9 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     if in_step:
         check_sharing(setup.job.base)
         if training.torch_compile == "on":
-            raise JobError("training.torch_compile 'on' and a base that is shared out (FSDP) exclude each other; set it to 'off'")
+            raise JobError(
+                "training.torch_compile 'on' and a base that is shared out (FSDP) exclude each other; set it to 'off'"
+            )
     transformer = load_base(setup, weights, by_block(setup.shape, progress), shared_out=in_step)
     context.stop_if_wanted()
     helper = setup.job.base.assistant_lora_path
