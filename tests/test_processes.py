@@ -23,10 +23,11 @@ from trainer_core.errors import JobError, StopRequested
 from trainer_core.events import EventReader
 from trainer_core.job import TrainJob
 from trainer_core.job_file import parse_job
-from trainer_core.launch import launch
+from trainer_core.launch import launch, one_of
 from trainer_core.processes import ProcessLost
 from trainer_core.run_dir import RunDir, run_dir_for
 from trainer_core.saved import list_steps
+from trainer_core.setup import prepare
 from trainer_core.tread import Span, draw_routes
 
 STEPS = 6
@@ -188,3 +189,11 @@ def test_more_processes_than_samples_are_refused_with_the_mend(pictures, tmp_pat
     data = job_data(pictures, training={"train_batch_size": 1, "num_devices": 2})
     with pytest.raises(JobError, match=r"2 processes cannot share a step of 1 .* at least 2 samples a step"):
         start(parse_job(data), tmp_path, cache)
+
+
+def test_the_plan_of_one_of_several_processes_has_its_part_of_the_batch(pictures):
+    training = {"train_batch_size": 6, "gradient_accumulation_steps": 2}
+    setup = prepare(parse_job(job_data(pictures, training=training)))
+    assert one_of(setup, 1) == setup
+    shared = one_of(setup, 4).job.training
+    assert (shared.train_batch_size, shared.gradient_accumulation_steps) == (3, 4)

@@ -91,6 +91,8 @@ def _ask(args: argparse.Namespace) -> Report:
 def _check(args: argparse.Namespace) -> Report:
     from .course import order_of
     from .data.index import count_buckets
+    from .helpers import count_devices
+    from .launch import check_shared, one_of
     from .plan.chart import draw_plan
     from .plan.plan import describe, make_plan
     from .plan.probe import seconds_per_step
@@ -98,7 +100,10 @@ def _check(args: argparse.Namespace) -> Report:
 
     job = job_commands.read_job(args.job, args)
     setup = prepare(job, (args.cache or args.out / "cache").absolute())
-    plan = make_plan(setup, seconds_per_step=seconds_per_step(setup) if args.probe else None)
+    count = count_devices(job.training.num_devices, job.training.device)
+    check_shared(job, count)
+    own = one_of(setup, count)
+    plan = make_plan(own, seconds_per_step=seconds_per_step(own) if args.probe else None)
     if args.chart:
         draw_plan(args.chart, plan)
     batches = setup.num_steps * job.training.gradient_accumulation_steps

@@ -6,6 +6,7 @@ alone takes the folder, tells, and hears what is asked for.
 """
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -69,7 +70,7 @@ def begin(
                 write_atomically(run_dir.job_path, dump_job(job).encode())
             setup = prepare(job, cache_dir, context.stoppable("index"))
             group.wait()  # the others find what was learned of the files
-            measured, plan = ready_memory(one_of(setup, group))
+            measured, plan = ready_memory(one_of(setup, group.count))
             if plan is not None:
                 context.events.emit("plan", **planned(plan, setup))
             if changes:
@@ -105,11 +106,13 @@ def check_shared(job: TrainJob, count: int) -> None:
         )
 
 
-def one_of(setup: Setup, group: Group) -> Setup:
-    """The setup with the batch that one process passes through the model."""
+def one_of(setup: Setup, count: int) -> Setup:
+    """The setup with the batch that one of so many processes passes through the model, and as many samples a step."""
     training = setup.job.training
-    batch = most_together(training.train_batch_size, training.gradient_accumulation_steps, group.count)
-    training = training.model_copy(update={"train_batch_size": batch})
+    samples = training.train_batch_size * training.gradient_accumulation_steps
+    batch = most_together(training.train_batch_size, training.gradient_accumulation_steps, count)
+    shares = {"train_batch_size": batch, "gradient_accumulation_steps": math.ceil(samples / batch)}
+    training = training.model_copy(update=shares)
     return replace(setup, job=setup.job.model_copy(update={"training": training}))
 
 
