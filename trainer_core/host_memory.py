@@ -1,4 +1,4 @@
-"""Host memory that is freed goes back to the system at once.
+"""Host memory: how much of it is this process's own, and that what is freed goes back to the system at once.
 
 glibc takes a block from a heap once a block of its size (up to 32 MiB) was freed, and a heap shrinks only from its end: one
 small tensor that stays, such as a gradient, keeps the holes below it. Layers brought back from 4 bits are such blocks: a step
@@ -9,8 +9,16 @@ when it is freed. That costs a fifth of a step on a CPU, and nothing where the w
 import ctypes
 import platform
 
+import psutil
+
 M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 LARGE = 1 << 20  # bytes
+
+
+def own_bytes() -> int:
+    """What this process holds and cannot drop: on Linux without the pages of files, such as libraries, as in the plan."""
+    told = psutil.Process().memory_info()
+    return told.rss - told.shared if psutil.LINUX else told.rss
 
 
 def give_back_at_once() -> None:

@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from .adapter.dropout import find_dropouts
@@ -37,6 +36,7 @@ from .flux.compiling import as_written
 from .flux.modulation import look_ahead, steps_together
 from .guard import memory_watched
 from .history import Evaluation, History, PictureScore
+from .host_memory import own_bytes
 from .job import TrainJob
 from .job_file import dump_job
 from .objective import Objective
@@ -316,8 +316,8 @@ def draw(setup: Setup, trainee: Trainee, before: list[Path], after: list[Path], 
 
 
 def memory_gib(device: torch.device) -> dict[str, float]:
-    """The most memory used on the card so far, where there is one, and the RAM that this process holds now."""
-    held = {"ram": round(psutil.Process().memory_info().rss / 2**30, 3)}
+    """The most memory used on the card so far, where there is one, and the RAM that is this process's own, as in the plan."""
+    held = {"ram": round(own_bytes() / 2**30, 3)}
     if device.type == "cuda":
         held["card"] = round(torch.cuda.max_memory_allocated(device) / 2**30, 3)
     return held

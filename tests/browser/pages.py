@@ -23,16 +23,17 @@ SHORT = {
 
 CHANGE = """changes => {
   for (const [type, values] of Object.entries(changes)) {
-    const node = app.graph.nodes.find(node => node.type === type);
-    for (const [name, value] of Object.entries(values)) {
-      const widget = node.widgets.find(widget => widget.name === name);
-      widget.value = value;
-      widget.callback?.(value);
+    for (const node of app.graph.nodes.filter(node => node.type === type)) {
+      for (const [name, value] of Object.entries(values)) {
+        const widget = node.widgets.find(widget => widget.name === name);
+        widget.value = value;
+        widget.callback?.(value);
+      }
     }
   }
 }"""
 CENTER = """type => {
-  const node = app.graph.nodes.find(node => node.type === type);
+  const node = app.graph.nodes.findLast(node => node.type === type);
   app.canvas.ds.scale = 0.9;
   app.canvas.ds.offset = [560 - node.pos[0], 110 - node.pos[1]];
   app.canvas.setDirty(true, true);
@@ -55,11 +56,27 @@ class Comfy:
         self.page.evaluate(
             "async workflow => { await app.loadGraphData(workflow, true, true, 'example') }", load_workflow(EXAMPLE)
         )
+        self.shorten(**training)
+
+    def open_template(self, title: str, **training: Any) -> None:
+        """The same with that workflow, out of the templates browser of the frontend that ComfyUI 0.3.64 ships."""
+        self.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_role("option", name=PACK_NAME).click(timeout=PATIENCE)
+        self.page.locator(".p-dialog").get_by_text(title, exact=True).first.click(timeout=PATIENCE)
+        self.page.wait_for_function(
+            "title => app.extensionManager.workflow.activeWorkflow?.filename === title", arg=title, timeout=PATIENCE
+        )
+        self.shorten(**training)
+
+    def shorten(self, **training: Any) -> None:
         self.page.evaluate(CHANGE, SHORT | {"TrainLoRA": SHORT["TrainLoRA"] | training})
         self.show("TrainLoRA")
 
     def show(self, node_type: str) -> None:
         self.page.evaluate(CENTER, node_type)
+
+    def has(self, node_type: str) -> bool:
+        return self.page.evaluate("type => app.graph.nodes.some(node => node.type === type)", node_type)
 
     def run(self) -> None:
         """Press Run."""

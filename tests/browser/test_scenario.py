@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from comfy_server import Server
+from graphs import EXAMPLE
 from pages import PATIENCE, STEPS, Comfy, open_page
 
 GUIDER_TEXT = """() => app.graph.nodes.find(node => node.type === 'AdaptiveGuider')
@@ -19,7 +20,7 @@ CLASSIC = {"Comfy.VueNodes.Enabled": False}
 def comfy(browser: Any, server: Server) -> Iterator[Comfy]:
     """The page that the tests below go through, one after the other."""
     opened = open_page(browser, server, **CLASSIC)
-    opened.load_example()
+    opened.open_template(EXAMPLE.stem)
     yield opened
     opened.page.context.close()
 

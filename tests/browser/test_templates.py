@@ -1,0 +1,49 @@
+"""Each template as a user meets it: chosen in the templates browser, run, stopped, gone on with, its pictures looked at.
+
+With FLUX_LORA_SHOTS=FOLDER the page is pictured at each of these moments; `python -m tools.scenarios FOLDER` makes what
+docs/scenarios.md shows from them.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from comfy_server import Server
+from graphs import EXAMPLES
+from pages import PATIENCE, STEPS, Comfy, open_page
+
+FIRST = "Train a LoRA and test it"  # test_scenario.py goes through it, and further
+SHOWN = ["SaveImage", "PreviewImage"]
+NUM_SHOWN = """kinds => app.graph.nodes.filter(node => kinds.includes(node.type))
+    .filter(node => app.nodeOutputs[node.id]?.images?.length).length"""
+
+
+@pytest.fixture(scope="module")
+def comfy(browser: Any, server: Server) -> Iterator[Comfy]:
+    opened = open_page(browser, server, **{"Comfy.VueNodes.Enabled": False})
+    yield opened
+    opened.page.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({path.stem for path in EXAMPLES} - {FIRST}))
+def test_a_template_runs_stops_goes_on_and_shows_its_pictures(comfy: Comfy, server: Server, name: str) -> None:
+    comfy.open_template(name, name=name.lower().replace(",", "").replace(" ", "-"))
+    comfy.run()
+    comfy.wait_for_dots(0)
+    comfy.shot(f"{name}, 1 training")
+    comfy.monitor.get_by_role("button", name="Stop and save").click()
+    comfy.wait_for_headline("Stopped")
+    stopped = comfy.dots()
+    assert 0 < stopped < STEPS
+    comfy.shot(f"{name}, 2 stopped")
+    comfy.monitor.get_by_role("button", name="Go on").click()
+    assert comfy.wait_for_dots(stopped) > stopped
+    comfy.wait_for_headline("Finished")
+    comfy.shot(f"{name}, 3 finished")
+    pictured = comfy.page.evaluate("kinds => app.graph.nodes.filter(node => kinds.includes(node.type)).length", SHOWN)
+    comfy.page.wait_for_function(f"([kinds, count]) => ({NUM_SHOWN})(kinds) === count", arg=[SHOWN, pictured], timeout=PATIENCE)
+    comfy.show("SaveImage" if comfy.has("SaveImage") else "PreviewImage")
+    comfy.page.wait_for_timeout(1000)  # the picture is fetched and drawn
+    comfy.shot(f"{name}, 4 pictures")
+    assert comfy.errors == []
