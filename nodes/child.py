@@ -6,6 +6,7 @@ save, waits for it, and lets the exception pass. Should ComfyUI itself die, the 
 the same wish.
 """
 
+import errno
 import json
 import logging
 import os
@@ -14,23 +15,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..trainer_core.commands import STOP
 from ..trainer_core.diagnosis import diagnose, last_lines, note_exit
 from ..trainer_core.errors import JobError
 from ..trainer_core.events import EventReader, Listener
 from ..trainer_core.job import TrainJob
 from ..trainer_core.job_file import dump_job
-from ..trainer_core.run_dir import RunDir, run_dir_for, write_atomically
+from ..trainer_core.run_dir import RunDir, run_dir_for
+from ..trainer_core.writing import write_atomically
 
 PACK_ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.1
 SAVE_SECONDS = 600.0  # how long a child may take to end its step, save and leave before it is ended
 DONE, WRONG_INPUT, STOPPED = 0, 2, 3  # exit codes, as in trainer_core/cli.py
 LOG_LINES_SHOWN = 30
+NO_ROOM = 1 << 16  # bytes
 
 # Windows' embedded Python ignores PYTHONPATH and the working directory, so the child is told where the core lies.
 BOOT = (
@@ -61,7 +63,7 @@ def train(
     """
     run = run_dir_for(job, home / "runs")
     run.check_job(job)
-    finished = run.result()
+    finished = run.intact_result()
     if finished is None:
         write_atomically(run.job_path, dump_job(job).encode())  # before anybody is told of the run
     with attach(run):
@@ -156,22 +158,22 @@ def _start(command: list[str], folder: Path, child_log: BinaryIO) -> "subprocess
 def _end(child: "subprocess.Popen[bytes]", run: RunDir, *, has_begun: bool) -> None:
     """Leave no child: one that still runs is asked to save, given time, and then ended; one that is still loading libraries has
     nothing to save, and hears nothing. Also clears unread commands, and files that it was just writing."""
+    assert child.stdin is not None
     if child.poll() is None and not has_begun:
         child.kill()
         child.wait()
     elif child.poll() is None:
         log.info("waiting for the training to save and stop")
-        run.ask(STOP)
+        child.stdin.close()  # the wish to stop that needs no disk
         try:
             child.wait(SAVE_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-    assert child.stdin is not None
     child.stdin.close()
     if not run.is_running():  # another process may train here, which this child found
         run.take_commands()
-        run.clear_unfinished()
+        run.clear_unfinished(time.time())
 
 
 def _outcome(code: int, run: RunDir) -> dict[str, Any]:
@@ -187,14 +189,16 @@ def _outcome(code: int, run: RunDir) -> dict[str, Any]:
     if code == STOPPED:
         raise TrainingStopped(f"training was stopped at step {report['stopped_at']}; queue again to go on")
     death = _death("the training", code, run.log_path)
-    note_exit(run.log_path, code)
+    with suppress(OSError):  # on a full disk
+        note_exit(run.log_path, code)
     raise RuntimeError(death)
 
 
 def _death(what: str, code: int, log_path: Path) -> str:
     """How a child ended that did not come to its end, why, and what it said last."""
     lines = last_lines(log_path)
-    why = diagnose(code, lines)
+    is_full = shutil.disk_usage(log_path.parent).free < NO_ROOM  # then it could not say so itself
+    why = diagnose(code, [*lines, os.strerror(errno.ENOSPC)] if is_full else lines)
     tail = "\n".join(lines[-LOG_LINES_SHOWN:])
     return f"{what} died (exit code {code}){why and ': '}{why}\nThe last lines of {log_path}:\n{tail}"
 

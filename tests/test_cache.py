@@ -16,7 +16,7 @@ from torch import nn
 from support import CPU, encoded, job_data, make_pictures, opened, run_in_process, silent
 from trainer_core.caching import fill_caches
 from trainer_core.context import RunContext
-from trainer_core.data.cache import MAX_OPEN, STALE_SECONDS, Shards, entry_name
+from trainer_core.data.cache import MAX_OPEN, Shards, entry_name
 from trainer_core.data.cache_limit import make_room
 from trainer_core.data.encode import Caches, encode_captions, encode_pictures, pictures_of
 from trainer_core.data.index import index_datasets
@@ -26,6 +26,7 @@ from trainer_core.events import EventLog, EventReader, Pace
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.flux.text import EncoderFormat
+from trainer_core.half_written import claim, clear_abandoned
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import run_dir_for
 from trainer_core.setup import prepare
@@ -227,13 +228,14 @@ def test_no_flipped_byte_anywhere_is_taken_for_what_was_written(tmp_path):
                     assert all(torch.equal(found[key], tensors[key]) for key in tensors), position
 
 
-def test_what_a_dead_process_left_half_written_goes_after_a_day(tmp_path):
-    for age in (0, STALE_SECONDS + 60):
-        path = tmp_path / f"shard-{age}.safetensors.tmp"
-        path.write_bytes(b"half")
-        os.utime(path, (time.time() - age,) * 2)
-    assert len(Shards(tmp_path).used([])) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["shard-0.safetensors.tmp"]
+def test_what_a_dead_process_left_half_written_goes_and_what_is_being_written_stays(tmp_path):
+    for name in ("latents", "pictures/00"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "left.tmp").write_bytes(b"half")
+    with (tmp_path / "latents" / "written.tmp").open("wb") as file:
+        claim(file)
+        clear_abandoned(tmp_path)
+        assert [path.name for path in tmp_path.rglob("*.tmp")] == ["written.tmp"]
 
 
 # Several at once

@@ -8,7 +8,8 @@ from support import Command
 from trainer_core.commands import COMMANDS, LONGEST_PROMPT, make_command
 from trainer_core.control import LOOK_SECONDS, Control
 from trainer_core.errors import JobError
-from trainer_core.run_dir import RunDir, write_json
+from trainer_core.run_dir import RunDir
+from trainer_core.writing import write_json
 
 
 def test_commands_in_a_row_are_all_taken_in_their_order(tmp_path):

@@ -17,15 +17,17 @@ from benchmarks.data import MEASURES, in_child, make_files
 from support import ROOT, job_data, make_pictures
 from trainer_core.data.duplicates import _pairs, exact, near
 from trainer_core.data.facts import look_at
+from trainer_core.data.file_memory import TABLE
 from trainer_core.data.find import find_files
 from trainer_core.data.index import count_buckets, index_datasets
 from trainer_core.errors import JobError
 from trainer_core.events import EventLog
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.job_file import parse_job
-from trainer_core.run_dir import dataset_digest, files_below, read_json, run_dir_for, write_json
+from trainer_core.run_dir import dataset_digest, files_below, run_dir_for
 from trainer_core.setup import prepare
 from trainer_core.specs.dataset import DatasetSpec
+from trainer_core.writing import read_json, write_json
 
 PICO = FLAVOURS["pico"]
 
@@ -196,7 +198,7 @@ def test_several_processes_share_one_memory(tmp_path):
     children = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [child.communicate(timeout=120)[1] for child in children] == ["", "", ""]
     with sqlite3.connect(cache / "files.sqlite") as database:
-        assert database.execute("SELECT count(*) FROM files_1").fetchone() == (60,)
+        assert database.execute(f"SELECT count(*) FROM {TABLE}").fetchone() == (60,)
 
 
 def test_looks_tell_pictures_apart_but_not_their_copies(tmp_path):

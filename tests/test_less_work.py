@@ -26,10 +26,11 @@ from trainer_core.plan.phases import GIB, transformer_phases
 from trainer_core.plan.plan import describe, make_plan, ready_memory
 from trainer_core.plan.recomputing import USABLE, as_few_recomputed
 from trainer_core.plan.room import Room
-from trainer_core.run_dir import RunDir, read_json
+from trainer_core.run_dir import RunDir
 from trainer_core.setup import Setup, prepare
 from trainer_core.specs.adapter import LoraSpec
 from trainer_core.train import run
+from trainer_core.writing import read_json
 
 NUM_BLOCKS = 6  # of pico: two double ones, four single ones
 

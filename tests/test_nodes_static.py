@@ -51,11 +51,13 @@ CONTRACT = {
     "trainer_core.job_paths",
     "trainer_core.pico",
     "trainer_core.graph_parts",
+    "trainer_core.half_written",
     "trainer_core.presets",
     "trainer_core.run_dir",
     "trainer_core.runs",
     "trainer_core.saved",
     "trainer_core.specs",
+    "trainer_core.writing",
     *(f"trainer_core.specs.{path.stem}" for path in (PACK_ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
 }
 MOST_LINES_OF_EXECUTE = 25

@@ -1,13 +1,13 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
 `checkpoints/step-N/` holds adapter.safetensors (float32; as trained, not averaged), optimizer.safetensors, ema.safetensors
-where there is a running average, lora/ as ComfyUI reads it, and state.json: the run's history, the optimiser's numbers and
-the digests of the other files. It is filled under another name and renamed when complete, so a checkpoint that exists is
-whole; one whose digests do not match (a damaged disk) is set aside for the one before. There is no random state to keep: see
+where there is a running average, lora/ as ComfyUI reads it, and state.json: the run's history, the optimiser's numbers, the
+digests of the other files and its own. It is filled under another name and renamed when complete, so a checkpoint that exists
+is whole; one whose digests do not match (a damaged disk) is set aside for the one before. There is no random state to keep: see
 `rng.py`.
 """
 
-import hashlib
+import errno
 import logging
 import os
 import shutil
@@ -21,11 +21,12 @@ from torch.nn import Parameter
 from .ema import Ema
 from .history import History
 from .optimizer_state import read_state, write_state
-from .run_dir import read_json, write_atomically, write_json
 from .saved import STATE_FILE, checkpoint_dir, list_checkpoints
+from .writing import digest_of, read_sealed, write_atomically, write_sealed
 
 log = logging.getLogger(__name__)
 
+UNREADABLE = (errno.ENOENT, errno.EIO)
 ADAPTER_FILE, OPTIMIZER_FILE, EMA_FILE = "adapter.safetensors", "optimizer.safetensors", "ema.safetensors"
 
 
@@ -53,12 +54,16 @@ def save_checkpoint(
     tensors = {ADAPTER_FILE: dict(parameters), OPTIMIZER_FILE: states}
     if ema is not None:
         tensors[EMA_FILE] = ema.tensors
-    for name, content in tensors.items():
-        write_atomically(partial / name, save({key: t.detach().cpu().contiguous() for key, t in content.items()}))
-    export(partial)
-    digests = {path.relative_to(partial).as_posix(): _digest(path) for path in sorted(partial.rglob("*.safetensors"))}
-    write_json(partial / STATE_FILE, {"digests": digests, "history": history.to_json(), "optimizer": numbers})
-    os.replace(partial, final)
+    try:
+        for name, content in tensors.items():
+            write_atomically(partial / name, save({key: t.detach().cpu().contiguous() for key, t in content.items()}))
+        export(partial)
+        digests = {path.relative_to(partial).as_posix(): digest_of(path) for path in sorted(partial.rglob("*.safetensors"))}
+        write_sealed(partial / STATE_FILE, {"digests": digests, "history": history.to_json(), "optimizer": numbers})
+        os.replace(partial, final)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)  # room for what is to be said of it
+        raise
     best = checkpoint_dir(checkpoints_dir, history.best.step) if history.best else None
     for old in list_checkpoints(checkpoints_dir)[keep:]:
         if old != best:
@@ -90,9 +95,13 @@ def restore_latest(
 def undamaged_state(folder: Path) -> dict | None:
     """The checkpoint's state.json; None, with a warning and the folder set aside, where the disk has damaged a file of it."""
     try:
-        state = read_json(folder / STATE_FILE)
-        damaged = [name for name, digest in state["digests"].items() if _digest(folder / name) != digest]
-    except (OSError, ValueError) as error:
+        state = read_sealed(folder / STATE_FILE)
+        damaged = [name for name, digest in state["digests"].items() if digest_of(folder / name) != digest]
+    except ValueError as error:
+        damaged = [str(error)]
+    except OSError as error:
+        if error.errno not in UNREADABLE:  # the checkpoint may be whole: memory, or the drive, is what is lacking
+            raise
         damaged = [str(error)]
     if not damaged:
         return state
@@ -106,7 +115,3 @@ def _set_aside(folder: Path, suffix: str) -> Path:
     aside = folder.with_name(folder.name + suffix)
     shutil.rmtree(aside, ignore_errors=True)
     return folder.rename(aside)
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -158,7 +158,7 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
     run_dir = RunDir(run_dir.root.absolute())
     if not changes:
         run_dir.check_job(job)
-        finished = run_dir.result()
+        finished = run_dir.intact_result()
         if finished is not None:
             log.info("%s is finished already", run_dir.root)
             return finished

@@ -30,7 +30,7 @@ from .flux.load import empty_transformer, open_weights, read_shape
 from .flux.resolve import resolve_files
 from .flux.vae import load_vae
 from .measure import Scores, encode, known_loss, label_of, measure_loss, measured, with_pictures
-from .run_dir import RunDir, read_json
+from .run_dir import RunDir
 from .saved import SavedLora, find_lora, held_out_losses, list_steps
 from .setup import DTYPES, Setup, pick_device
 from .trainee import load_base
@@ -38,6 +38,7 @@ from .validation.grid import Cell, draw_grid
 from .validation.render import encoded_prompt, to_png
 from .validation.sample import sample_latents, sampler_settings
 from .validation.shots import Canvas, Shot
+from .writing import read_sealed
 
 Progress = Callable[[int, int], None]
 
@@ -166,7 +167,7 @@ class LoraOn:
 
 def setup_of(run_dir: RunDir) -> Setup:
     """What loading the run's base and making its pictures needs; its dataset is not looked at."""
-    job, shots = run_dir.job(), read_json(run_dir.manifest_path)["shots"]
+    job, shots = run_dir.job(), read_sealed(run_dir.manifest_path)["shots"]
     files, flavour = resolve_files(job.base), FLAVOURS[job.base.model_flavour]
     shape = read_shape(files.transformer)
     return Setup(

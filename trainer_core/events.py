@@ -7,6 +7,7 @@ list of the fields that each must carry, and writing an event with other fields 
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -65,33 +66,33 @@ PHASES = (
     "save",
 )
 
+log = logging.getLogger(__name__)
+
 Event = dict[str, Any]
 Listener = Callable[[Event], None]
 
 
 class EventLog:
-    """Appends events to a file, whole lines at a time, and tells the listeners (a progress bar, say)."""
+    """Appends events to a file, whole lines or nothing, and tells the listeners (a progress bar, say)."""
 
     def __init__(self, path: Path, *listeners: Listener):
         _cut_half_line(path)
-        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
+        self._file = path.open("ab", buffering=0)
         self._listeners = listeners
         self._pace = Pace()
 
     def emit(self, kind: str, **fields: Any) -> None:
         assert fields.keys() == FIELDS[kind], f"event {kind!r} wants {sorted(FIELDS[kind])}, got {sorted(fields)}"
         event = {"time": round(time.time(), 3), "event": kind, **fields}
-        self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
-        self._file.flush()
+        self._append(_line(event))
         for listener in self._listeners:
             listener(event)
 
     def adopt(self, events: Iterable[Event]) -> None:
         """Take over what another run told; the listeners are not told, for it is no news."""
-        for event in events:
-            assert is_current(event), event
-            self._file.write(json.dumps(event, ensure_ascii=False) + "\n")
-        self._file.flush()
+        events = list(events)
+        assert all(map(is_current, events)), events
+        self._append(b"".join(map(_line, events)))
 
     def phase(self, phase: str, done: int, total: int) -> None:
         """Progress of one of PHASES, in items."""
@@ -102,6 +103,19 @@ class EventLog:
 
     def close(self) -> None:
         self._file.close()
+
+    def _append(self, data: bytes) -> None:
+        start = self._file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+        except OSError:  # a full disk, say
+            self._file.truncate(start)
+            raise
+
+
+def _line(event: Event) -> bytes:
+    return (json.dumps(event, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def is_current(event: Event) -> bool:
@@ -156,7 +170,8 @@ class WarningEvents(logging.Handler):
 
 
 class EventReader:
-    """Reads the events that were appended since the last call; a half-written last line waits for its end."""
+    """Reads the events that were appended since the last call; a half-written last line waits for its end, and what a damaged
+    disk has made of a line is passed over."""
 
     def __init__(self, path: Path, *, from_end: bool = False):
         self._path = path
@@ -171,4 +186,11 @@ class EventReader:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json.loads(line)
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    event = None
+                if isinstance(event, dict) and event.get("event") in FIELDS:
+                    yield event
+                else:
+                    log.warning("%s: a line is damaged and passed over", self._path)

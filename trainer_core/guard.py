@@ -16,7 +16,10 @@ from .specs.dataset import DatasetSpec
 
 ADVICE = 3
 SMALL_RESOLUTION = 512
-_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory", re.IGNORECASE)
+_CPU_OUT_OF_MEMORY = re.compile(
+    r"can(no|')t allocate memory|not enough memory|out of memory|bad_alloc|can't start new thread|could not create a primitive",
+    re.IGNORECASE,
+)
 
 
 @contextmanager
@@ -24,12 +27,15 @@ def memory_watched(job: TrainJob, doing: str) -> Iterator[None]:
     """Turns running out of memory in here, on the card or in RAM, into a JobError that says what helps."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise JobError(explain(job, doing, str(error))) from None
-    except RuntimeError as error:
-        if not _CPU_OUT_OF_MEMORY.search(str(error)):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
             raise
         raise JobError(explain(job, doing, str(error))) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that memory ran out, on the card or in RAM."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_CPU_OUT_OF_MEMORY.search(str(error)))
 
 
 def explain(job: TrainJob, doing: str, error: str) -> str:

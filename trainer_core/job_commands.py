@@ -18,7 +18,7 @@ from .importers.simpletuner_draft import describe, to_json
 from .importers.simpletuner_model import Swaps
 from .job import TrainJob
 from .job_file import dump_job, load_job
-from .run_dir import write_atomically
+from .writing import write_atomically
 
 Report = dict[str, Any]
 

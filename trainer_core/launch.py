@@ -15,11 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from .context import RunContext
 from .control import Control
 from .data.shares import most_together
+from .disk import disk_watched
 from .errors import JobError
 from .events import EventLog, WarningEvents
+from .guard import memory_watched
+from .half_written import clear_abandoned
 from .helpers import count_devices, with_helpers
 from .job import TrainJob
 from .job_changes import Change
@@ -28,12 +33,13 @@ from .launched import Place, launched_place
 from .plan.plan import GIB, Plan, ready_memory
 from .processes import ALONE, Group, ProcessLost, joined
 from .progress import ProgressBar
-from .run_dir import RunDir, write_atomically
+from .run_dir import RunDir
 from .setup import Setup, prepare
 from .siblings import begin_from_sibling
 from .trackers import Reporter
 from .train import run
 from .trainee import loading_phase
+from .writing import write_atomically
 
 
 def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Change], *, watch_stdin: bool) -> dict[str, Any]:
@@ -64,22 +70,25 @@ def begin(
             return run(replace(setup, num_recomputed=group.tell(None)), context)
     is_new, has_job = not run_dir.events_path.exists(), run_dir.job_path.exists()
     try:
-        with run_dir.owned(), told(job, run_dir, cache_dir, group, watch_stdin=watch_stdin) as context:
-            run_dir.clear_unfinished()
+        with disk_watched(run_dir), run_dir.owned(), told(job, run_dir, cache_dir, group, watch_stdin=watch_stdin) as context:
+            run_dir.clear_unfinished(until=psutil.Process().create_time())
+            clear_abandoned(cache_dir)
+            run_dir.result_path.unlink(missing_ok=True)  # it is damaged, or will not be true any more
             if not has_job:
                 write_atomically(run_dir.job_path, dump_job(job).encode())
-            setup = prepare(job, cache_dir, context.stoppable("index"))
-            group.wait()  # the others find what was learned of the files
-            measured, plan = ready_memory(one_of(setup, group.count))
+            with memory_watched(job, "looking at the files"):
+                setup = prepare(job, cache_dir, context.stoppable("index"))
+                group.wait()  # the others find what was learned of the files
+                measured, plan = ready_memory(one_of(setup, group.count))
             if plan is not None:
                 context.events.emit("plan", **planned(plan, setup))
             if changes:
-                run_dir.result_path.unlink(missing_ok=True)
                 named = [change._asdict() for change in changes]
                 context.events.emit("job_changed", changes=named, begins_from=None)
             else:
                 begin_from_sibling(setup, context)
-            return run(replace(setup, num_recomputed=group.tell(measured.num_recomputed)), context)
+            with memory_watched(job, "training"):
+                return run(replace(setup, num_recomputed=group.tell(measured.num_recomputed)), context)
     except JobError:
         if is_new and not run_dir.manifest_path.exists():
             leave_nothing(run_dir, has_job=has_job)
@@ -148,7 +157,8 @@ def told(job: TrainJob, run_dir: RunDir, cache_dir: Path, group: Group, *, watch
     events = EventLog(run_dir.events_path, bar, reporter)
     warnings.connect(events)
     try:
-        yield RunContext(run_dir, cache_dir, events, control, control.next, group)
+        with disk_watched(run_dir):
+            yield RunContext(run_dir, cache_dir, events, control, control.next, group)
     except JobError as error:
         events.emit("error", message=str(error))
         raise
@@ -174,5 +184,5 @@ def leave_nothing(run_dir: RunDir, *, has_job: bool) -> None:
     """Take away what a refused start has written, and the folder if nothing else is in it."""
     for path in (run_dir.events_path, run_dir.origin_path, run_dir.root / "lock", *(() if has_job else (run_dir.job_path,))):
         path.unlink(missing_ok=True)
-    if not any(run_dir.root.iterdir()):
+    if run_dir.root.is_dir() and not any(run_dir.root.iterdir()):
         os.rmdir(run_dir.root)

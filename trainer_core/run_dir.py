@@ -17,19 +17,21 @@ their length alone are siblings: a longer one goes on from a shorter one (`sibli
     origin.json         where it began, if in a sibling
     result.json         present if and only if the run is finished; its paths are relative to the folder
     lock                held by the process that trains
+    owner.json          which process that is, while it does
 
-Writes are atomic: temporary file, fsync, rename. `docs/run_folder.md` describes the format for others.
+Writes are atomic: temporary file, fsync, rename. What a later start believes carries its own digest, or another file has it, so
+that no bit that a disk has turned is ever trained on. `docs/run_folder.md` describes the format for others.
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +42,8 @@ from .commands import Command, make_command, read_command
 from .data.find import find_files
 from .errors import JobError
 from .job import TrainJob
-from .job_file import load_job
+from .job_file import load_job, parse_job
+from .writing import Damaged, digest_of, read_json, read_sealed, write_json, write_sealed
 
 RUN_FOLDER_VERSION = 1  # of what docs/run_folder.md promises; another one where a file goes or changes its meaning
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl"})
@@ -96,6 +99,10 @@ class RunDir:
         return self.root / "result.json"
 
     @property
+    def owner_path(self) -> Path:
+        return self.root / "owner.json"
+
+    @property
     def log_path(self) -> Path:
         return self.root / "child.log"
 
@@ -130,14 +137,29 @@ class RunDir:
         return self.root / f"{name}.safetensors"
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run left, its paths made absolute, or None while it is unfinished. Reads the disk."""
+        """What the finished run left, its paths made absolute, or None while it is unfinished. Damaged where the file is that.
+        Reads the disk."""
         if not self.result_path.exists():
             return None
-        result = read_json(self.result_path)
+        result = read_sealed(self.result_path)
         for name in RESULT_PATHS:
             result[name] = result.get(name) and str(self.root / result[name])
         result["samples"] = [str(self.root / path) for path in result["samples"]]
         return {"run_id": self.run_id, "run_dir": str(self.root), **result}
+
+    def intact_result(self) -> dict[str, Any] | None:
+        """As `result`, but None, with a warning, where that or a LoRA at its end is not what was written: to be finished once
+        more, from the last checkpoint. Reads all of those files."""
+        try:
+            result = self.result()
+        except Damaged as damage:
+            log.warning("%s", damage)
+            return None
+        digests = result.get("digests", {}) if result else {}
+        damaged = [name for name, digest in digests.items() if digest_of(self.root / name) != digest]
+        if damaged:
+            log.warning("%s in %s: damaged or gone; the run is finished once more", ", ".join(damaged), self.root)
+        return None if damaged else result
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Write the result, with its paths relative, so that the folder may be moved; returns `result()`. Writes the disk."""
@@ -145,7 +167,8 @@ class RunDir:
         for name in RESULT_PATHS:
             stored[name] = result[name] and result[name].relative_to(self.root).as_posix()
         stored["samples"] = [path.relative_to(self.root).as_posix() for path in result["samples"]]
-        write_json(self.result_path, stored)
+        stored["digests"] = {name: digest_of(self.root / name) for name in (stored["lora"], stored["ema_lora"]) if name}
+        write_sealed(self.result_path, stored)
         finished = self.result()
         assert finished is not None
         return finished
@@ -169,29 +192,87 @@ class RunDir:
         try:
             lock.acquire()
         except Timeout:
-            raise RunIsBusy(f"{self.root} is being trained by another process; wait for it, or stop it first") from None
+            raise RunIsBusy(
+                f"{self.root} is being trained by another process{self._owner()}; wait for it, or stop it first"
+            ) from None
         try:
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            write_json(self.owner_path, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
             yield
         finally:
+            with suppress(OSError):  # the folder has gone meanwhile
+                self.owner_path.unlink(missing_ok=True)
             lock.release()
 
-    def job(self) -> TrainJob:
-        """The job of this run; JobError when there is none. Reads the disk."""
-        return load_job(self.job_path)
+    def _owner(self) -> str:
+        """Who holds the folder, in brackets; nothing where that cannot be read, as in its first moment."""
+        try:
+            owner = read_json(self.owner_path)
+            return f" (number {owner['pid']} on {owner['host']}, since {owner['since']})"
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
-    def clear_unfinished(self) -> None:
-        """Remove what a process that died was writing; nobody may write here now, but for commands. Touches the disk."""
+    def check_there(self) -> None:
+        """JobError where the folder has gone while its run goes on: nothing may be written into one made anew in its place."""
+        if not self.job_path.exists():
+            raise JobError(
+                f"the run folder {self.root} is gone: it was deleted or renamed, or its drive or network went away. Bring it "
+                "back and start again, to go on from its last checkpoint"
+            )
+
+    def job(self) -> TrainJob:
+        """The job of this run, as the manifest holds it, which knows its own digest; a job.json that says otherwise was damaged
+        or edited, and only its metadata are taken. JobError when there is none. Reads the disk."""
+        used = self._used_job()
+        try:
+            held = load_job(self.job_path)
+        except JobError:
+            if used is None:
+                raise
+            held = None
+        if used is None or (held and _as_trained(held) == _as_trained(used)):
+            assert held is not None
+            return held
+        log.warning(
+            "%s is damaged, or was edited: the run goes on with the job in manifest.json. To change a run's job, give another "
+            "one to `flux-lora resume --job`",
+            self.job_path,
+        )
+        return used.model_copy(update={"metadata": held.metadata if held else {}})
+
+    def _used_job(self) -> TrainJob | None:
+        """The job that was trained so far, without its metadata; None where none was, or the manifest does not tell."""
+        try:
+            return parse_job(read_sealed(self.manifest_path)["job"], str(self.manifest_path))
+        except FileNotFoundError:
+            return None
+        except JobError as error:  # damaged, or of another version
+            log.warning("%s", error)
+            return None
+
+    def clear_unfinished(self, until: float) -> None:
+        """Remove what a process that died was writing, and the commands from before that moment, which it has not obeyed.
+        Nobody may write here now, but for newer commands. `until` in seconds since 1970. Touches the disk."""
         for path in [*self.root.rglob("*.tmp"), *self.root.rglob("*.partial")]:
             if path.is_dir():
                 shutil.rmtree(path)
             elif not path.name.startswith("control"):
                 path.unlink()
+        for path in self.root.glob("control*"):
+            with suppress(FileNotFoundError):  # whole by now
+                if path.stat().st_mtime < until:
+                    path.unlink()
 
     def check_job(self, job: TrainJob) -> None:
         """JobError where this folder has gone on with a job that is not this one. Reads the disk."""
-        if not self.job_path.exists():
+        if not self.manifest_path.exists():  # nothing was begun, so job.json is written anew
             return
-        if _as_trained(self.job()) != _as_trained(job):
+        try:
+            held = self.job()
+        except JobError as error:
+            log.warning("%s; it is written anew", error)
+            return
+        if _as_trained(held) != _as_trained(job):
             raise JobError(
                 f"{self.root} has gone on with another job (`flux-lora resume --job`), so it is not what this job trains; go "
                 "on with it by its folder, or give this job another name"
@@ -262,22 +343,3 @@ def dataset_digest(*places: str | Path) -> str:
 def files_below(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """Files with one of these suffixes below the folder, sorted by their path; hidden ones are left out."""
     return [file.path for file in find_files(folder, suffixes).files]
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file appears whole or not at all, also when the power fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,8 @@ from .data.find import Stamp
 from .diagnosis import diagnose, noted_exit
 from .event_file import first_event, newest_events
 from .events import FIELDS, Event
-from .run_dir import RunDir, read_json
+from .run_dir import RunDir
+from .writing import read_json
 
 RUNNING, PAUSED, FINISHED, STOPPED, FAILED, INTERRUPTED = STATES = (
     "running",

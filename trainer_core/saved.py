@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import JobError
-from .run_dir import RunDir, read_json
+from .run_dir import RunDir
+from .writing import Damaged, digest_of, read_sealed
 
 LORA_DIR, STATE_FILE = "lora", "state.json"
 FINAL, BEST, EMA, LATEST = "final", "best", "ema", "latest"
@@ -46,22 +47,23 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
     which, result, name = which.strip().lower() or FINAL, run_dir.result(), run_dir.job().name
     steps = list_steps(run_dir)
     if which in (FINAL, LATEST) and result:
-        return SavedLora(Path(result["lora"]), result["steps"])
+        return SavedLora(_undamaged(Path(result["lora"]), result.get("digests", {})), result["steps"])
     if which == BEST and result and result["best_lora"]:
-        return SavedLora(Path(result["best_lora"]), result["best_step"])
+        which = str(result["best_step"])
     best = None if result else best_step(run_dir)
     if which == BEST and best in steps:
         which = str(best)
     if which == EMA and result and result["ema_lora"]:
-        return SavedLora(Path(result["ema_lora"]), result["steps"], True)
+        return SavedLora(_undamaged(Path(result["ema_lora"]), result.get("digests", {})), result["steps"], True)
     if which == LATEST and steps:
         which = str(steps[-1])
     number, _, kind = which.partition("-")
     if number.isdigit() and int(number) in steps and kind in ("", EMA):
-        folder = checkpoint_dir(run_dir.checkpoints_dir, int(number)) / LORA_DIR
-        path = folder / f"{name}{'-ema' if kind else ''}.safetensors"
+        folder = checkpoint_dir(run_dir.checkpoints_dir, int(number))
+        path = folder / LORA_DIR / f"{name}{'-ema' if kind else ''}.safetensors"
         if path.exists():
-            return SavedLora(path, int(number), bool(kind))
+            digests = read_sealed(folder / STATE_FILE)["digests"]
+            return SavedLora(_undamaged(path, {path.name: digests[f"{LORA_DIR}/{path.name}"]}), int(number), bool(kind))
     known = (
         [FINAL] * bool(result)
         + [BEST] * (best in steps or bool(result and result["best_lora"]))
@@ -69,6 +71,13 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
     )
     there = ", ".join([*known, *map(str, steps)])
     raise JobError(f"run {run_dir.run_id} has no LoRA {which!r}; there is: {there or 'nothing yet, let it save first'}")
+
+
+def _undamaged(path: Path, digests: dict[str, str]) -> Path:
+    """The file, if it is what was written; JobError where it is not. A run of an earlier version has no digests."""
+    if digests and digest_of(path) != digests[path.name]:
+        raise Damaged(f"{path} is damaged or gone; queue its training again, which mends it, or choose another checkpoint")
+    return path
 
 
 def best_step(run_dir: RunDir) -> int | None:
@@ -82,5 +91,5 @@ def held_out_losses(run_dir: RunDir) -> dict[int, float]:
     result = run_dir.result()
     evaluations = result["evaluations"] if result else []
     if not result and (checkpoints := list_checkpoints(run_dir.checkpoints_dir)):
-        evaluations = read_json(checkpoints[0] / STATE_FILE)["history"]["evaluations"]
+        evaluations = read_sealed(checkpoints[0] / STATE_FILE)["history"]["evaluations"]
     return {evaluation["step"]: evaluation["loss"] for evaluation in evaluations}

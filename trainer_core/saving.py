@@ -7,10 +7,11 @@ from .adapter.lora_file import SAVE_DTYPES, export_lora, lora_metadata
 from .adapter.verify import verify_lora
 from .checkpoint import save_checkpoint
 from .context import RunContext
-from .run_dir import RunDir, read_json, write_json
+from .run_dir import RunDir
 from .saved import LORA_DIR, checkpoint_dir
 from .setup import Setup
 from .trainee import Trainee
+from .writing import read_sealed, write_sealed
 
 
 def save_state(setup: Setup, trainee: Trainee, context: RunContext) -> None:
@@ -18,6 +19,7 @@ def save_state(setup: Setup, trainee: Trainee, context: RunContext) -> None:
     if not context.group.is_first:
         return
     history = trainee.history
+    context.run_dir.check_there()
     path = save_checkpoint(
         context.run_dir.checkpoints_dir,
         trainee.parameters,
@@ -36,6 +38,7 @@ def save_loras(setup: Setup, trainee: Trainee, context: RunContext) -> dict[str,
     """The trained LoRA, its running average and the best one, as files of the run folder; the fields of the result."""
     context.events.phase("save", 0, 1)
     run_dir, best = context.run_dir, trainee.history.best
+    run_dir.check_there()
     export_all(setup, trainee, run_dir.root, context)
     lora, ema = run_dir.lora_path(setup.job.name), run_dir.lora_path(f"{setup.job.name}-ema")
     keys = verify(setup, lora, context)
@@ -73,8 +76,8 @@ def verify(setup: Setup, path: Path, context: RunContext) -> int:
 
 def note_verification(run_dir: RunDir, path: Path, matched: int, keys: int) -> None:
     """Into the manifest, under the file's path in the run folder."""
-    manifest = read_json(run_dir.manifest_path)
+    manifest = read_sealed(run_dir.manifest_path)
     manifest["verified"] = manifest.get("verified", {}) | {
         path.relative_to(run_dir.root).as_posix(): f"{matched} of {keys} keys"
     }
-    write_json(run_dir.manifest_path, manifest)
+    write_sealed(run_dir.manifest_path, manifest)

@@ -37,7 +37,7 @@ from .idle import warn_of_idle
 from .job import TrainJob
 from .optimizer_check import check_optimizer
 from .optimizers import effective
-from .run_dir import RUN_FOLDER_VERSION, RunDir, read_json, write_json
+from .run_dir import RUN_FOLDER_VERSION, RunDir
 from .specs.base import BaseModelSpec
 from .trackers import check_trackers
 from .tread import Span, resolve_routes
@@ -45,6 +45,7 @@ from .validation.held_out import set_aside
 from .validation.previews import find_decoder
 from .validation.sample import SamplerSettings, sampler_settings
 from .validation.shots import Shot, make_shots
+from .writing import Damaged, read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +280,7 @@ def write_manifest(setup: Setup, run_dir: RunDir, *, processes: int = 1) -> None
         "run_id": run_dir.run_id,
         "job": setup.job.model_dump(mode="json", exclude={"metadata"}),
         "steps": setup.num_steps,
-        "verified": read_json(run_dir.manifest_path).get("verified", {}) if run_dir.manifest_path.exists() else {},
+        "verified": _verified(run_dir),
         "versions": {"flux-lora": __version__, "python": platform.python_version(), **versions},
         "device": str(setup.device),
         "processes": processes,
@@ -301,4 +302,12 @@ def write_manifest(setup: Setup, run_dir: RunDir, *, processes: int = 1) -> None
         "previews": str(setup.preview_decoder) if setup.preview_decoder else "none: base.preview_decoder_path is empty",
         "shots": [shot._asdict() | {"canvas": shot.canvas._asdict()} for shot in setup.shots],
     }
-    write_json(run_dir.manifest_path, manifest)
+    write_sealed(run_dir.manifest_path, manifest)
+
+
+def _verified(run_dir: RunDir) -> dict[str, str]:
+    """What the manifest so far says of LoRA files that were read back; nothing where it cannot be believed."""
+    try:
+        return read_sealed(run_dir.manifest_path)["verified"]
+    except (FileNotFoundError, Damaged):
+        return {}

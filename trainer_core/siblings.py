@@ -25,10 +25,11 @@ from .history import History
 from .job import TrainJob
 from .job_changes import allowed_changes
 from .optim import learning_rate_at
-from .run_dir import OUTSIDE_THE_DIGEST, RunDir, RunIsBusy, read_json, write_json
+from .run_dir import OUTSIDE_THE_DIGEST, RunDir, RunIsBusy
 from .saved import STATE_FILE, checkpoint_dir, list_steps
 from .setup import Setup
 from .tread import resolve_routes
+from .writing import Damaged, read_sealed, write_sealed
 
 LENGTH = re.compile(r"(.+-)(\d+|\d+epochs)")
 TAKEN_OVER = frozenset({"step", "metrics", "evaluation", "sample", "score"})  # kinds of events
@@ -68,7 +69,13 @@ def find_origins(setup: Setup, own: RunDir) -> Iterator[Origin]:
         steps, total = list_steps(run), _length(run, setup.job)
         if total is None:
             continue
-        inherited = read_json(run.origin_path)["exact"] if run.origin_path.exists() else True
+        try:
+            inherited = read_sealed(run.origin_path)["exact"]
+        except FileNotFoundError:
+            inherited = True
+        except Damaged as damage:  # so nobody knows what it is worth
+            log.warning("%s; nothing is taken over from that run", damage)
+            continue
         for step in steps:
             is_exact = inherited and same_until(setup, step, total)
             if 0 < step <= setup.num_steps and (is_exact or total < setup.num_steps):
@@ -106,9 +113,9 @@ def _length(run: RunDir, job: TrainJob) -> int | None:
     try:
         if _without_length(run.job()) != _without_length(job):
             return None
-    except JobError:  # of another version
+        return read_sealed(run.manifest_path)["steps"]
+    except JobError:  # of another version, or damaged
         return None
-    return read_json(run.manifest_path)["steps"]
 
 
 def _without_length(job: TrainJob) -> dict[str, Any]:
@@ -125,12 +132,12 @@ def _take_over(setup: Setup, context: RunContext, origin: Origin) -> bool:
     if history is None:
         return False
     begins_from = {"run_id": sibling.run_id, "step": origin.step, "exact": origin.is_exact}
-    write_json(own.origin_path, begins_from)
+    write_sealed(own.origin_path, begins_from)
     partial = own.checkpoints_dir.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     for step in {origin.step, history.best.step if history.best else origin.step}:
         shutil.copytree(checkpoint_dir(sibling.checkpoints_dir, step), checkpoint_dir(partial, step))
-    write_json(checkpoint_dir(partial, origin.step) / STATE_FILE, state | {"history": history.to_json()})
+    write_sealed(checkpoint_dir(partial, origin.step) / STATE_FILE, state | {"history": history.to_json()})
     _copy_pictures(sibling, own, origin.step)
     context.events.adopt(_events_until(setup, sibling, own, origin.step))
     changes = [change._asdict() for change in allowed_changes(sibling.job(), setup.job) if change.field != "metadata"]

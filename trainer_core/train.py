@@ -42,7 +42,7 @@ from .job_file import dump_job
 from .objective import Objective
 from .optim import learning_rate_at, make_clip, set_learning_rate
 from .processes import ProcessLost
-from .run_dir import RunDir, write_atomically
+from .run_dir import RunDir
 from .saving import save_loras, save_state
 from .setup import Setup, write_manifest
 from .step import StepRecord, Update, conditions_of, train_step
@@ -50,6 +50,7 @@ from .trainee import Trainee, build_trainee
 from .validation.evaluate import evaluate, mean_loss, overfitting
 from .validation.pictures import draw_before_after, draw_loss_curve
 from .validation.render import render_shots
+from .writing import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -105,8 +106,8 @@ def open_run(setup: Setup, context: RunContext) -> None:
     """The job and what follows from it, on disk before anything else; by the first process."""
     if not context.group.is_first:
         return
+    write_manifest(setup, context.run_dir, processes=context.group.count)  # first: of the two it is the one that is believed
     write_atomically(context.run_dir.job_path, dump_job(setup.job).encode())
-    write_manifest(setup, context.run_dir, processes=context.group.count)
     buckets = count_buckets(setup.samples)
     reasons = list(group_reasons(setup.rejected))[:MOST_REASONS]
     context.events.emit("dataset", pictures=len(setup.samples), buckets=buckets, rejected=len(setup.rejected), reasons=reasons)
@@ -237,6 +238,8 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
 def obey(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -> None:
     """Do what was asked for since the last step; StopRequested, all saved, if that is to stop."""
     paused, step = False, trainee.history.step
+    if context.group.is_first:
+        context.run_dir.check_there()
     while True:
         stops, command = context.agreed()
         if stops:

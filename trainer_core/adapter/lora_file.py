@@ -26,7 +26,7 @@ from ..flux.files import read_header, read_tensors
 from ..flux.flavours import Flavour
 from ..flux.names import linear_names
 from ..job import TrainJob
-from ..run_dir import write_atomically
+from ..writing import write_atomically
 from .build import exported_parts
 from .factors import change_norm
 from .plan import AdapterPlan, given_module

@@ -29,7 +29,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import JobError
-from ..run_dir import write_atomically
+from ..writing import write_atomically
 from .shards import PATTERN, DamagedShard, Entry, checksum, is_intact, new_name, read_shard
 from .uncollected import uncollected
 
@@ -38,7 +38,6 @@ SHARD_BYTES = 128 << 20
 SHARD_ENTRIES = 8192
 SHARD_SECONDS = 15.0  # what a power cut loses at most; a stop and an error lose nothing
 MAX_OPEN = 256  # files of one kind; Linux gives a process 1024 by default
-STALE_SECONDS = 86_400  # a temporary file of this age is of a process that died while it wrote
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "BOOL": torch.bool, "U8": torch.uint8}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -65,7 +64,6 @@ class Shards:
         self._open: OrderedDict[str, FileIO] = OrderedDict()
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._open)
-        _clear_stale(folder)
         with uncollected():
             for path in sorted(folder.glob(PATTERN)):  # of the same entry in two shards the newer counts
                 self._take_in(path)
@@ -239,7 +237,11 @@ class Writer:
 def _write_shard(path: Path, entries: dict[str, dict[str, Tensor]]) -> Path:
     checksums = {name: f"{_checksum(tensors):08x}" for name, tensors in entries.items()}
     tensors = {f"{name}.{key}": tensor for name, parts in entries.items() for key, tensor in parts.items()}
-    write_atomically(path, save(tensors, checksums))
+    data = save(tensors, checksums)
+    try:
+        write_atomically(path, data)
+    except FileNotFoundError:  # a process that has just started took the file away before it was claimed
+        write_atomically(path, data)
     return path
 
 
@@ -255,14 +257,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:  # Windows removes no file that another run has open
         log.info("%s stays for now: %s", path, error)
-
-
-def _clear_stale(folder: Path) -> None:
-    """Remove what processes left that died while they wrote."""
-    for path in folder.glob(f"{PATTERN}.tmp"):
-        with suppress(OSError):  # its writer lives after all, or has just finished
-            if time.time() - path.stat().st_mtime > STALE_SECONDS:
-                path.unlink()
 
 
 def _close_all(files: OrderedDict[str, FileIO]) -> None:

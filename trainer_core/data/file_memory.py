@@ -1,9 +1,9 @@
 """What was learned of picture files, kept, so that a hundred thousand of them are decoded once and not at every start.
 
 A small SQLite database below the cache folder: for each file by its absolute path the stamp that it had (bytes, times of
-change) and its facts, or the reason why it cannot be trained on. Another stamp, another look. It is written every few seconds,
-so an interrupted first look continues where it was; several processes may use it at once. Nothing depends on it: where it is
-damaged it is made anew, where it cannot be written the run goes on without it.
+change) and its facts, or the reason why it cannot be trained on; a checksum over each of these. Another stamp, another look. It
+is written every few seconds, so an interrupted first look continues where it was; several processes may use it at once. Nothing
+depends on it: where it is damaged it is made anew, where it cannot be written the run goes on without it.
 """
 
 import logging
@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -24,7 +25,7 @@ from .find import Found
 from .sample import Facts, Reject
 from .uncollected import uncollected
 
-FORMAT = 1  # another one is another table: change it whenever a look would tell something else
+FORMAT = 2  # another one is another table: change it whenever a look would tell something else
 NAME = "files.sqlite"
 THREADS = min(8, max(2, os.cpu_count() or 1))
 AT_ONCE = 32  # files that a thread takes
@@ -141,7 +142,7 @@ class FileMemory:
 
 READER = f"Pillow {PIL.__version__}"  # another one may read what this one cannot
 TABLE = f"files_{FORMAT}"
-COLUMNS = "path, size, modified, changed, width, height, digest, look, orientation, has_alpha, reason, reader"
+COLUMNS = "path, size, modified, changed, width, height, digest, look, orientation, has_alpha, reason, reader, checksum"
 CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (path BLOB PRIMARY KEY, {COLUMNS.removeprefix('path, ')}) WITHOUT ROWID"
 INSERT = f"INSERT OR REPLACE INTO {TABLE} ({COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS.split(', ')))})"
 SELECT = f"SELECT {COLUMNS} FROM {TABLE} WHERE path >= ? AND path < ?"
@@ -152,7 +153,10 @@ def _recall(database: sqlite3.Connection, wanted: dict[str, Found]) -> Learned:
     known: Learned = {}
     for root in dict.fromkeys(file.root for file in wanted.values()):
         first = os.fsencode(root) + b"/"
-        for path, size, modified, changed, *facts, reason, reader in database.execute(SELECT, (first, first[:-1] + b"0")):
+        for *row, checksum in database.execute(SELECT, (first, first[:-1] + b"0")):
+            if checksum != _checksum(row):
+                continue
+            path, size, modified, changed, *facts, reason, reader = row
             file = wanted.get(place := os.fsdecode(path))
             if file is None or file.stamp != (size, modified, changed):
                 continue
@@ -171,8 +175,14 @@ def _keep(database: sqlite3.Connection, learned: Sequence[tuple[Found, Facts | s
             what = (*told._replace(look=told.look - SIGN), None)
         else:
             what = (*(None,) * len(Facts._fields), told)
-        rows.append((os.fsencode(file.place), *file.stamp, *what, READER))
+        row = (os.fsencode(file.place), *file.stamp, *what, READER)
+        rows.append((*row, _checksum(row)))
     database.executemany(INSERT, rows)
+
+
+def _checksum(row: Sequence[bytes | str | int | None]) -> int:
+    """CRC-32 of a row: the database notices damage to its own structure, but not to what is kept in it."""
+    return zlib.crc32(repr([int(value) if isinstance(value, bool) else value for value in row]).encode())
 
 
 def _looks(files: Sequence[Found]) -> Iterator[list[tuple[Found, Facts | str, bool]]]:

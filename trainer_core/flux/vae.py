@@ -19,6 +19,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 
 from ..errors import JobError
+from ..guard import is_out_of_memory
 from .dialects import open_vae
 from .tensors import open_tensors
 
@@ -85,7 +86,9 @@ def load_vae(path: Path, device: torch.device, *, tiled: bool = False) -> Vae:
         model, tensors = _empty(AutoencoderTiny, TINY_VAE), tiny_to_diffusers(tensors)
     try:
         model.load_state_dict(tensors, assign=True)
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise JobError(f"{path} is a VAE of another model, or with pieces missing; choose ae.safetensors") from None
     if tiled:
         take_in_tiles(model)
@@ -103,7 +106,9 @@ def load_decoder(path: Path, device: torch.device) -> Vae:
         renamed = tiny_to_diffusers({prefix + name: source.read(name).float() for name in source.entries})
         model.encoder = torch.nn.Identity()
         model.load_state_dict({name: renamed[name] for name in renamed if name.startswith(part)}, assign=True)
-    except (JobError, OSError, RuntimeError):
+    except (JobError, OSError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise JobError(
             f"base.preview_decoder_path: {path} is not TAEF1's decoder; choose taef1_decoder.safetensors, or leave it empty"
         ) from None

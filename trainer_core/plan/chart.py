@@ -3,7 +3,7 @@
 import io
 from pathlib import Path
 
-from ..run_dir import write_atomically
+from ..writing import write_atomically
 from .phases import GIB
 from .plan import Plan
 

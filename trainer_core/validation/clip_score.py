@@ -23,7 +23,7 @@ from ..data.images import apply_fit, load_rgb
 from ..data.sample import Sample
 from ..errors import JobError
 from ..flux.files import fingerprint
-from ..run_dir import write_atomically
+from ..writing import write_atomically
 
 MOST_COMPARED = 64  # training pictures, evenly spread over them
 AT_ONCE = 16

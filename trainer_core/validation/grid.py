@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..run_dir import write_atomically
+from ..writing import write_atomically
 from .pictures import INK, PAPER
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from ..run_dir import write_atomically
+from ..writing import write_atomically
 
 SMOOTHING = 0.9
 MAX_COLUMNS = 12

@@ -17,8 +17,8 @@ from ..data.images import to_image
 from ..flux.dialects import open_vae
 from ..flux.files import ModelFiles
 from ..flux.vae import LATENT_CHANNELS, Vae, load_decoder
-from ..run_dir import write_atomically
 from ..specs.base import BaseModelSpec
+from ..writing import write_atomically
 from .shots import Shot
 
 A_PICTURE = 3
@@ -53,7 +53,10 @@ class Previews:
         self._decoder: Vae | None = None
 
     def __call__(self, number: int, step: int, foreseen_BCHW: Tensor) -> None:
-        """The picture that the model foresees at this step for the shot of this number, which the batch begins with."""
+        """The picture that the model foresees at this step for the shot of this number, which the batch begins with. Where the
+        run folder has gone nothing is written, and those speak up who must write."""
+        if not self._folder.parent.is_dir():
+            return
         if self._decoder is None:
             self._decoder = load_decoder(self._decoder_path, self._device)
         buffer, shot = io.BytesIO(), self._shots[number]

@@ -9,6 +9,7 @@ writes them.
 
 import hashlib
 import io
+import struct
 from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import astuple
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
+from PIL import Image
 
 from ..adapter.switch import adapter_off
 from ..context import RunContext
@@ -24,9 +26,9 @@ from ..data.images import to_image
 from ..flux.files import fingerprint
 from ..flux.vae import load_vae
 from ..objective import attention_mask
-from ..run_dir import write_atomically
 from ..setup import Setup
 from ..specs.flow import FlowSpec
+from ..writing import write_atomically
 from .pictures import draw_pair
 from .previews import Previews, Show
 from .sample import Encoded, Foresee, latent_size, prompts_at_once, sample_latents
@@ -45,7 +47,7 @@ def render_shots(
     """A picture of each shot; those of step 0 are the base's, without the adapter. Returns their paths. `ema` says that the
     adapter holds its running average now, so that they are kept apart.
 
-    What is on disk is not made again. After a wish to stop it returns early, with nothing more written.
+    What is on disk, and whole, is not made again. After a wish to stop it returns early, with nothing more written.
     """
     paths = {shot: context.run_dir.sample_path(step, shot.name, ema=ema) for shot in setup.shots}
     if step == 0 and context.group.is_first:
@@ -54,7 +56,7 @@ def render_shots(
     for shot in setup.shots:
         by_canvas[shot.canvas].append(shot)
     for shots in by_canvas.values():
-        if context.group.tell(all(paths[shot].exists() for shot in shots)):
+        if context.group.tell(all(is_whole(paths[shot]) for shot in shots)):
             continue
         latents = _sample(setup, transformer, caches, context, shots, step)
         if latents is None:
@@ -65,13 +67,14 @@ def render_shots(
         for shot, latent in zip(shots, latents, strict=True):
             if context.should_stop():
                 break
-            if paths[shot].exists():  # sampled with the others all the same, so that theirs come out as always
+            if is_whole(paths[shot]):  # sampled with the others all the same, so that theirs come out as always
                 continue
             picture = to_png(vae.decode(latent.unsqueeze(0))[0])
+            context.run_dir.check_there()
             write_atomically(paths[shot], picture)
             if step == 0:
                 write_atomically(_known_path(setup, shot, context), picture)
-            base_is_there = step and context.run_dir.sample_path(0, shot.name).exists()
+            base_is_there = step and is_whole(context.run_dir.sample_path(0, shot.name))
             compared = _compare(shot, paths[shot], context, step=step, ema=ema) if base_is_there else None
             context.events.emit(
                 "sample",
@@ -127,8 +130,9 @@ def _take_known(setup: Setup, paths: dict[Shot, Path], context: RunContext) -> N
     """The base's pictures, of those that were made before; each is news to this run."""
     for index, (shot, path) in enumerate(paths.items()):
         known = _known_path(setup, shot, context)
-        if path.exists() or not known.exists():
+        if is_whole(path) or not is_whole(known):
             continue
+        context.run_dir.check_there()
         write_atomically(path, known.read_bytes())
         context.events.emit("sample", step=0, index=index, prompt=shot.prompt, path=str(path), compared=None)
 
@@ -167,6 +171,16 @@ def encoded_prompt(caches: Caches, caption: str, flow: FlowSpec) -> Encoded:
     """The caption with the mask that training uses."""
     entry = {name: tensor.unsqueeze(0) for name, tensor in caches.text(caption).items()}
     return Encoded(entry["text"], entry["pooled"], attention_mask(flow, entry["text_mask"]))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a picture is there as it was written: a PNG has a checksum over each of its parts."""
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            picture.verify()
+    except (OSError, SyntaxError, ValueError, struct.error):  # what Pillow raises of damaged files
+        return False
+    return True
 
 
 def to_png(pixels_CHW: torch.Tensor) -> bytes:

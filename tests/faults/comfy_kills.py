@@ -1,0 +1,153 @@
+"""SIGKILL of a real ComfyUI, of the trainer that it has started, and of both, at random moments; then it is queued again.
+
+ComfyUI that is killed leaves its trainer alone: that one saves and ends by itself, as its standard input has ended. Run by
+`python -m tests.faults --comfy`, which sees to it that the helpers of tests/comfy are found.
+"""
+
+import json
+import random
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from comfy_client import queue
+from comfy_server import HOW_TO_GET_ONE, Server, find_comfyui, find_python, start_server
+from graphs import EXAMPLE, Prompt, change, load_workflow, only
+from workflow import to_prompt
+
+from trainer_core.run_dir import RunDir
+
+from .harmed import leftovers
+from .stages import Stage, Watch, stages_of
+
+TRAINER, COMFYUI, BOTH = VICTIMS = ("trainer", "ComfyUI", "both")
+PATIENCE_SECONDS = 60.0  # for a trainer that has lost its ComfyUI to save and end
+STEPS = 12
+
+
+class Queued(NamedTuple):
+    """The run that a graph trains in this ComfyUI, in the words of `harmed.py`."""
+
+    run_dir: RunDir
+    out: Path
+
+
+def start_again(base: Path) -> Server:
+    """The ComfyUI of that folder, with what it had."""
+    comfyui = find_comfyui()
+    assert comfyui is not None, HOW_TO_GET_ONE
+    return start_server(comfyui, find_python(comfyui), base)
+
+
+def graph(server: Server) -> Prompt:
+    """A training in every phase that is over in seconds."""
+    prompt = only(to_prompt(load_workflow(EXAMPLE), server.get("/object_info")), "TrainLoRA")
+    prompt = change(prompt, "TrainLoRA", name="killed", max_train_steps=STEPS)
+    prompt = change(prompt, "LoadFluxForTraining", mixed_precision="no")
+    prompt = change(prompt, "TrainingOptions", train_batch_size=1, checkpoint_step_interval=2)
+    return change(prompt, "ValidationConfig", validation_num_inference_steps=2, num_validation_images=1)
+
+
+def kill_many(base: Path, kills: int, seed: int) -> dict[str, Any]:
+    """So many kills; how the runs ended, held against that which was left alone."""
+    server, began = start_again(base), time.monotonic()
+    prompt, home = graph(server), server.output_dir / "flux_lora"
+    assert queue(server.url, prompt).status == "success", server.log()[-3000:]
+    run = Queued(RunDir(next((home / "runs").glob("killed-*"))), home)
+    lora = Path(run.run_dir.result()["lora"]).read_bytes()
+    stages, dice = stages_of(run), random.Random(seed)
+    report: dict[str, Any] = {"kills": 0, "resumed": 0, "byte_equal": 0, "orphans": 0, "problems": []}
+    killed, unsettled = Counter(), 0
+    while report["kills"] < kills or unsettled:
+        if not unsettled:
+            server.process.kill()
+            server.process.wait()
+            shutil.rmtree(home)
+        victim = dice.choice(VICTIMS) if report["kills"] < kills else ""
+        server, where = live(server, prompt, run, victim, dice.choice(stages), dice)
+        if where:
+            report["kills"] += 1
+            unsettled += 1
+            killed[f"{victim} in {where}"] += 1
+            report["orphans"] += orphans(home)
+        elif run.run_dir.result() is None:
+            report["problems"].append(server.log()[-3000:])
+            break
+        else:
+            report["resumed"] += unsettled
+            report["byte_equal"] += unsettled * (Path(run.run_dir.result()["lora"]).read_bytes() == lora)
+            report["problems"] += leftovers(home)
+            unsettled = 0
+    server.stop()
+    is_kept = report["kills"] == report["resumed"] == report["byte_equal"] and not (report["orphans"] or report["problems"])
+    return report | {"killed": dict(killed), "seconds": round(time.monotonic() - began, 1), "kept": is_kept}
+
+
+def live(server: Server, prompt: Prompt, run: Queued, victim: str, stage: Stage, dice: random.Random) -> tuple[Server, str]:
+    """Queue the graph in a ComfyUI that lives, and kill the victim in the stage; the ComfyUI, and where the run was then: empty
+    where it came to its end."""
+    if server.process.poll() is not None:
+        server = start_again(server.base_dir)
+    else:
+        server.forget()
+    watch = Watch(run)
+    asking = threading.Thread(target=ask, args=(server, prompt), daemon=True)
+    asking.start()
+    trainer = Trainer(server, asking)
+    if not victim or not watch.until(trainer, stage.name):
+        asking.join()
+        return server, ""
+    time.sleep(dice.uniform(0, stage.seconds))
+    child = trainer.process()
+    if child is None:
+        asking.join()
+        return server, ""
+    if victim in (COMFYUI, BOTH):
+        server.process.kill()
+        server.process.wait()
+    if victim in (TRAINER, BOTH):
+        child.kill()
+    asking.join(PATIENCE_SECONDS)
+    psutil.wait_procs([child], PATIENCE_SECONDS)
+    return server, watch.last()
+
+
+def ask(server: Server, prompt: Prompt) -> None:
+    """Queue the graph; that its ComfyUI dies meanwhile is the point."""
+    try:
+        queue(server.url, prompt)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"the queue broke off: {error}", file=sys.stderr)
+
+
+class Trainer:
+    """The trainer that a ComfyUI starts, as something that is alive or not."""
+
+    def __init__(self, server: Server, asking: threading.Thread):
+        self._server, self._asking = server, asking
+
+    def is_alive(self) -> bool:
+        return self._asking.is_alive()
+
+    def process(self) -> psutil.Process | None:
+        """Its process, while there is one."""
+        children = psutil.Process(self._server.process.pid).children()
+        return next((child for child in children if "trainer_core" in " ".join(child.cmdline())), None)
+
+
+def orphans(home: Path) -> int:
+    """Trainers that still work there."""
+    count = 0
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = " ".join(process.info["cmdline"] or ())
+        count += str(home) in words and "trainer_core" in words and process.info["status"] != psutil.STATUS_ZOMBIE
+    return count
+
+
+if __name__ == "__main__":
+    print(json.dumps(kill_many(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
