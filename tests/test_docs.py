@@ -92,6 +92,7 @@ NOT_RUN = {  # a command, or what it begins with -> why it is not run at all
     "pip install": "the wheel is installed by tests/test_package.py",
     "python -m uv build": "tests/test_package.py builds the wheel",
     "python -m benchmarks.": "takes minutes or a card; that it exists and has its options is a test below",
+    "python -m tests.faults": "takes minutes; its quick form is tests/test_faults.py, that it has its options is a test below",
     "python -m tools.": "remakes files of the repository; that it exists is a test below",
     "pytest": "this very suite; that its files and markers exist is a test below",
 }
@@ -182,7 +183,7 @@ def test_mentioned_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in COMMANDS if command.startswith(("python -m bench", "python -m tool"))]
+    "command", [command for command in COMMANDS if command.startswith(("python -m bench", "python -m tool", "python -m tests"))]
 )
 def test_a_module_that_a_page_starts_exists_and_has_its_options(command: str) -> None:
     module, *options = command.replace("[", " ").replace("]", " ").split()[2:]
