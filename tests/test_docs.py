@@ -260,4 +260,4 @@ def test_a_run_folder_tells_its_versions(run_folder: Path) -> None:
     events = [json.loads(line) for line in text_of(run_folder / "events.jsonl").splitlines()]
     assert {event["version"] for event in events if event["event"] == "started"} == {EVENTS_VERSION}
     state = json.loads(text_of(next((run_folder / "checkpoints").rglob("state.json"))))
-    assert state.keys() == {"history", "digests", "optimizer"}
+    assert state.keys() == {"history", "digests", "optimizer", "sha256"}
