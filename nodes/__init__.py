@@ -4,12 +4,14 @@ Nothing here trains or holds a model. The nodes gather a `TrainJob` from widgets
 comes back; what travels on the wires are plain values (specs, paths, ComfyUI's own types), so ComfyUI's caching is right.
 
     widgets.py         widgets from the job's fields, and the sockets' names
-    specs.py           LoRAConfig, TREADRoute, OptimizerConfig, FlowScheduleConfig, ValidationConfig, TrainingOptions
+    specs.py           LoRAConfig, TREADRoute, OptimizerConfig, FlowScheduleConfig, ValidationConfig, TrainingOptions,
+                       PublishingConfig
     base.py            LoadFluxForTraining
     dataset.py         DatasetBucket            dataset_options.py  DatasetCrop, DatasetCaptions, DatasetSampling
     train.py           TrainLoRA                child.py          the child process that trains and checks
     plan.py            TrainingPlan
     compare.py         CompareCheckpoints       importer.py       ImportSimpleTunerConfig
+    lora_tools.py      ConvertLoRA, ResizeLoRA, MergeLoRAs, ExtractLoRA
     trained.py         LoadTrainedFlux          comfy_flux.py     pico and FLUX files as ComfyUI's MODEL, CLIP and VAE
     guider.py          AdaptiveGuider           adaptive_cfg.py   its arithmetic
     routes.py          what the page asks: runs, events, pictures, commands; http_requests.py says which requests are refused
@@ -29,9 +31,18 @@ from .dataset import DatasetBucket
 from .dataset_options import DatasetCaptions, DatasetCrop, DatasetSampling
 from .guider import AdaptiveGuider
 from .importer import ImportSimpleTunerConfig
+from .lora_tools import ConvertLoRA, ExtractLoRA, MergeLoRAs, ResizeLoRA
 from .plan import TrainingPlan
 from .routes import add_routes
-from .specs import FlowScheduleConfig, LoRAConfig, OptimizerConfig, TrainingOptions, TREADRoute, ValidationConfig
+from .specs import (
+    FlowScheduleConfig,
+    LoRAConfig,
+    OptimizerConfig,
+    PublishingConfig,
+    TrainingOptions,
+    TREADRoute,
+    ValidationConfig,
+)
 from .train import TrainLoRA
 from .trained import LoadTrainedFlux
 
@@ -53,6 +64,11 @@ NODES: list[type[io.ComfyNode]] = [
     DatasetSampling,
     CompareCheckpoints,
     ImportSimpleTunerConfig,
+    ConvertLoRA,
+    ResizeLoRA,
+    MergeLoRAs,
+    ExtractLoRA,
+    PublishingConfig,
 ]
 
 

@@ -112,6 +112,11 @@ def compare(
     return _answer(["compare", str(run.root), *wishes], grid.parent, on_tick)
 
 
+def make_lora(command: list[str], out: Path, *, on_tick: Callable[[], None]) -> dict[str, Any]:
+    """What a tool on LoRA files says (`flux-lora convert` and the like), whose file is `out`. As `check` otherwise."""
+    return _answer([*command, "--out", str(out)], out.parent, on_tick)
+
+
 def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> dict[str, Any]:
     """The report of a command that is run to its end; its log is kept in the folder meanwhile."""
     log_path = folder / "child.log"

@@ -7,6 +7,7 @@ from .widgets import (
     FluxTrainModel,
     LoraConfigWire,
     OptimizerConfigWire,
+    PublishingConfigWire,
     TrainDataset,
     TrainingOptionsWire,
     TreadRoutes,
@@ -31,6 +32,7 @@ def optional_sockets() -> list[io.Input]:
         FlowConfigWire.Input("flow", optional=True, tooltip="From Flow Schedule Config, or its defaults."),
         ValidationConfigWire.Input("validation", optional=True, tooltip="From Validation Config, or its defaults."),
         TrainingOptionsWire.Input("options", optional=True, tooltip="From Training Options, or its defaults."),
+        PublishingConfigWire.Input("publishing", optional=True, tooltip="From Publishing Config; without it nothing is sent."),
     ]
 
 

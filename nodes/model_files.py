@@ -17,6 +17,16 @@ def list_files(folder: str) -> list[str]:
     return [NO_FILE, *sorted(listed | _gguf_files(folder), key=str.lower)]
 
 
+def chosen_file(folder: str, name: str, who: str) -> str:
+    """The absolute path of a file that was chosen in a combo of `list_files`; JobError where there is none."""
+    path = (
+        None if name == NO_FILE else next(filter(None, (folder_paths.get_full_path(key, name) for key in _keys(folder))), None)
+    )
+    if path is None:
+        raise JobError(f"{who} is {name!r}; choose a file in ComfyUI's {folder} folder, and press R if it is new there")
+    return str(Path(path).absolute())
+
+
 class ComfyPlaces:
     """Where this ComfyUI keeps things, as `graph_parts.py` asks for them."""
 

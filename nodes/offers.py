@@ -30,11 +30,18 @@ def copy_lora(run: RunDir, which: str, name: str) -> Path:
 
     JobError where there is no such LoRA, where the name leaves the folder, or is taken by another LoRA.
     """
-    path, lora = _place(name), _lora(run, which)
+    path, lora = place(name), _lora(run, which)
     if lora.suffix != SUFFIX or run.root.resolve() not in lora.resolve().parents:
         raise JobError(f"the LoRA {which!r} of run {run.run_id} does not lie in its folder; train it again under another name")
-    if path.exists() and not filecmp.cmp(path, lora, shallow=False):
-        raise JobError(f"{path.name} is there already and another LoRA; choose another name")
+    return keep(lora, path)
+
+
+def keep(lora: Path, path: Path) -> Path:
+    """A copy of the file at `path`; JobError where another one lies there."""
+    if path.exists():
+        if not filecmp.cmp(path, lora, shallow=False):
+            raise JobError(f"{path.name} is there already and another LoRA; choose another name")
+        return path
     return offer(lora, path)
 
 
@@ -47,7 +54,7 @@ def _lora(run: RunDir, which: str) -> Path:
         raise JobError(f"the files of run {run.run_id} that name its LoRAs are damaged; queue its graph again") from None
 
 
-def _place(name: str) -> Path:
+def place(name: str) -> Path:
     """The file of that name; JobError where it would lie elsewhere than in the LoRA folder, links included."""
     folder = loras_dir()
     parts = name.strip().replace("\\", "/").removesuffix(SUFFIX).split("/")

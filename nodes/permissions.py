@@ -61,10 +61,17 @@ def check_job(job: TrainJob, node: str) -> None:
     """JobError where the job reads what it may not, or would reach the network."""
     for field, path in paths_of_job(job):
         check_readable(path, field, node)
-    if job.base.allow_download and not permissions().allow_network:
+    publishing = job.publishing
+    wishes = {
+        "allow_download": job.base.allow_download,
+        "push_to_hub": publishing.push_to_hub,
+        "webhook_url": bool(publishing.webhook_url),
+    }
+    wanted = [field for field, is_on in wishes.items() if is_on]
+    if wanted and not permissions().allow_network:
         raise JobError(
-            f"{node}: allow_download is on, but a workflow may not use the network here; switch it off, or allow it with "
-            f'"allow_network": true in {settings_path()}'
+            f"{node}: {' and '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} on, but a workflow may not use the network "
+            f'here; switch it off, or allow it with "allow_network": true in {settings_path()}'
         )
 
 

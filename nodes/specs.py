@@ -8,6 +8,7 @@ from ..trainer_core.graph_parts import spec_of
 from ..trainer_core.specs.adapter import LoraSpec
 from ..trainer_core.specs.flow import FlowSpec
 from ..trainer_core.specs.optimizer import OptimizerSpec
+from ..trainer_core.specs.publishing import PublishingSpec
 from ..trainer_core.specs.spec import Spec
 from ..trainer_core.specs.training import TrainingSpec
 from ..trainer_core.specs.tread import TreadRoute
@@ -18,6 +19,7 @@ from .widgets import (
     FlowConfigWire,
     LoraConfigWire,
     OptimizerConfigWire,
+    PublishingConfigWire,
     TrainingOptionsWire,
     TreadRoutes,
     ValidationConfigWire,
@@ -92,6 +94,18 @@ class TrainingOptions(io.ComfyNode):
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
         return io.NodeOutput(spec_of("TrainingOptions", completed(cls, values)))
+
+
+class PublishingConfig(io.ComfyNode):
+    """PublishingSpec."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return _schema("PublishingConfig", "Publishing Config", PublishingSpec, PublishingConfigWire)
+
+    @classmethod
+    def execute(cls, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(spec_of("PublishingConfig", completed(cls, values)))
 
 
 class TREADRoute(io.ComfyNode):

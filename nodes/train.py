@@ -8,7 +8,7 @@ import json
 import logging
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_api.latest import io
 from PIL import Image
@@ -18,11 +18,13 @@ from ..trainer_core.graph_parts import SOCKETS, job_of
 from ..trainer_core.job import TrainJob
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
+from ..trainer_core.specs.publishing import PublishingSpec
 from ..trainer_core.specs.training import TrainingSpec
 from .attached import attached
 from .child import TrainingStopped, train
 from .folders import home_dir, loras_dir, output_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
+from .loaded import load_lora
 from .offers import offer
 from .permissions import check_job
 from .pictures import load_pictures
@@ -32,9 +34,6 @@ from .widgets import (
     completed,
     widget,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 MOST_METADATA = 1 << 20  # in characters; ComfyUI's model library and drag-and-drop read headers of a few MiB at most
 PREVIEW_PIXELS = 512
@@ -80,7 +79,7 @@ class TrainLoRA(io.ComfyNode):
         **values: Any,
     ) -> io.NodeOutput:
         parts = {"base": model, "datasets": dataset, **{name: values.pop(name, None) for name in SOCKETS}}
-        job = job_of(completed(cls, values), options, comfy_device(), parts, _metadata(cls.hidden))
+        job = job_of(completed(cls, values), options, comfy_device(), parts, _metadata(cls.hidden, parts["publishing"]))
         check_job(job, "TrainLoRA")
         result = _trained(job, cls.hidden)
         path = offer(Path(result["lora"]), loras_dir() / f"{result['run_id']}.safetensors")
@@ -88,7 +87,7 @@ class TrainLoRA(io.ComfyNode):
         losses = {"loss": result["losses"]}
         shown = {"images": [_shown(path) for path in (result["before_after"], result["loss_curve"]) if path]}
         shown["flux_lora_run"] = [result["run_id"]]  # for the monitor, which is not told of results that ComfyUI has kept
-        return io.NodeOutput(_lora(path), str(path), losses, samples, result["run_dir"], ui=shown)
+        return io.NodeOutput(load_lora(path), str(path), losses, samples, result["run_dir"], ui=shown)
 
 
 def _trained(job: TrainJob, hidden: Any) -> dict[str, Any]:
@@ -148,27 +147,21 @@ def _free_memory() -> None:
     management.soft_empty_cache()
 
 
-def _metadata(hidden: Any) -> dict[str, str]:
-    """The graph, for the LoRA's header: dropping the file on the canvas brings the graph back."""
+def _metadata(hidden: Any, publishing: PublishingSpec | None) -> dict[str, str]:
+    """The graph, for the LoRA's header: dropping the file on the canvas brings the graph back. Without the webhook's address,
+    which may be a secret, while the LoRA is given to others."""
     from comfy.cli_args import args
 
     if args.disable_metadata:
         return {}
     graph = {"prompt": hidden.prompt, "workflow": (hidden.extra_pnginfo or {}).get("workflow")}
-    entries = {name: json.dumps(value) for name, value in graph.items() if value}
+    secret = json.dumps(publishing.webhook_url)[1:-1] if publishing and publishing.webhook_url.startswith("http") else None
+    texts = {name: json.dumps(value) for name, value in graph.items() if value}
+    entries = {name: text.replace(secret, "") if secret else text for name, text in texts.items()}
     if sum(map(len, entries.values())) > MOST_METADATA:
         log.warning("the workflow is too large for the LoRA's header and is left out")
         return {}
     return entries
-
-
-def _lora(path: Path) -> "dict[str, Tensor]":
-    """The LoRA's tensors. Normal ones: those made in ComfyUI's inference mode could not be trained on or changed later."""
-    import torch
-    from safetensors.torch import load_file
-
-    with torch.inference_mode(False):
-        return load_file(path)
 
 
 def _no_samples() -> Any:

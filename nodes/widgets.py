@@ -31,6 +31,7 @@ OptimizerConfigWire = io.Custom("OPTIMIZER_CONFIG")
 FlowConfigWire = io.Custom("FLOW_CONFIG")
 ValidationConfigWire = io.Custom("VALIDATION_CONFIG")
 TrainingOptionsWire = io.Custom("TRAINING_OPTIONS")
+PublishingConfigWire = io.Custom("PUBLISHING_CONFIG")
 TrainRun = io.Custom("TRAIN_RUN")
 
 

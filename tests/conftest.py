@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from support import make_pictures
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it then
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+from support import make_pictures
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,11 @@ from trainer_core.specs.base import BaseModelSpec
 from trainer_core.specs.dataset import DatasetSpec
 from trainer_core.specs.flow import FlowSpec
 from trainer_core.specs.optimizer import OptimizerSpec
+from trainer_core.specs.publishing import PublishingSpec
 from trainer_core.specs.training import TrainingSpec
 from trainer_core.specs.validation import ValidationSpec
 
-SPECS = (BaseModelSpec, DatasetSpec, LoraSpec, OptimizerSpec, FlowSpec, ValidationSpec, TrainingSpec)
+SPECS = (BaseModelSpec, DatasetSpec, LoraSpec, OptimizerSpec, FlowSpec, ValidationSpec, TrainingSpec, PublishingSpec)
 PACK_ROOT = Path(__file__).parents[1]
 NODES_DIR = PACK_ROOT / "nodes"
 NODE_FILES = sorted(NODES_DIR.glob("*.py"))

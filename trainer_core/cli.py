@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import dataset_command, evaluate_command, job_commands, lora_commands, runs_command
+from . import csv_command, dataset_command, evaluate_command, job_commands, lora_commands, publish, runs_command
 from .commands import COMMANDS, make_command
 from .errors import JobError, StopRequested
 from .job import TrainJob
@@ -162,7 +162,7 @@ def _train(job: TrainJob, run_dir: RunDir, args: argparse.Namespace, changes: Se
         if finished is not None:
             log.info("%s is finished already", run_dir.root)
             return finished
-    if not job.base.allow_download:
+    if not (job.base.allow_download or job.publishing.push_to_hub):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no network unless asked for: nothing here may download by itself
     from .launch import launch
 
@@ -255,4 +255,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect = command("inspect", _inspect, _show_fields, "show what a LoRA file holds")
     inspect.add_argument("lora", type=Path, metavar="LORA.safetensors")
     lora_commands.add_commands(command)
+    csv = command("export-csv", csv_command.export, csv_command.show, csv_command.TEXT, runs=False)
+    csv_command.add_arguments(csv)
+    publishing = command("publish", publish.publish_command, publish.show, publish.TEXT, runs=False)
+    publish.add_arguments(publishing)
     return parser

@@ -40,8 +40,9 @@ SPECS: dict[str, str] = {  # nodes that are nothing but settings -> the job's pa
     "FlowScheduleConfig": "flow",
     "ValidationConfig": "validation",
     "TrainingOptions": "training",
+    "PublishingConfig": "publishing",
 }
-SOCKETS = ("lora", "routes", "optimizer", "flow", "validation")  # of TrainLoRA, named as the job's parts
+SOCKETS = ("lora", "routes", "optimizer", "flow", "validation", "publishing")  # of TrainLoRA, named as the job's parts
 
 
 class Places(Protocol):

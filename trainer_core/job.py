@@ -17,6 +17,7 @@ from .specs.base import BaseModelSpec
 from .specs.dataset import DatasetSpec
 from .specs.flow import FlowSpec
 from .specs.optimizer import OptimizerSpec
+from .specs.publishing import PublishingSpec
 from .specs.spec import Spec
 from .specs.training import TrainingSpec
 from .specs.tread import TreadRoute
@@ -42,6 +43,7 @@ class TrainJob(Spec):
     flow: FlowSpec = FlowSpec()
     validation: ValidationSpec = ValidationSpec()
     training: TrainingSpec = TrainingSpec()
+    publishing: PublishingSpec = PublishingSpec()
     metadata: dict[str, str] = Field(
         {},
         description="Entries for the LoRA file's header, such as ComfyUI's workflow. They do not make it another run.",

@@ -11,6 +11,7 @@ from .job import TrainJob
 
 MAY_CHANGE = (
     "metadata",
+    "publishing.",
     "validation.",
     "optimizer.learning_rate",
     "optimizer.lr_",

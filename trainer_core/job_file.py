@@ -18,6 +18,7 @@ from .specs.base import BaseModelSpec
 from .specs.dataset import DatasetSpec
 from .specs.flow import FlowSpec
 from .specs.optimizer import OptimizerSpec
+from .specs.publishing import PublishingSpec
 from .specs.training import TrainingSpec
 from .specs.tread import TreadRoute
 from .specs.validation import ValidationSpec
@@ -53,6 +54,11 @@ def load_job(path: Path) -> TrainJob:
 def dump_job(job: TrainJob) -> str:
     """The job as indented JSON, every default spelt out."""
     return json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def shown_job(job: TrainJob) -> dict[str, Any]:
+    """The job as data that others may see: without the header's entries, and without the webhook's address, a secret often."""
+    return job.model_dump(mode="json", exclude={"metadata": True, "publishing": {"webhook_url"}})
 
 
 def _refusal(error: ValidationError, source: str, place: tuple[str, ...] = ()) -> JobError:
@@ -94,4 +100,5 @@ _SPEC_OF: dict[str, type[BaseModel]] = {
     "flow": FlowSpec,
     "validation": ValidationSpec,
     "training": TrainingSpec,
+    "publishing": PublishingSpec,
 }

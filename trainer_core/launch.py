@@ -33,12 +33,14 @@ from .launched import Place, launched_place
 from .plan.plan import GIB, Plan, ready_memory
 from .processes import ALONE, Group, ProcessLost, joined
 from .progress import ProgressBar
+from .publish import push_finished
 from .run_dir import RunDir
 from .setup import Setup, prepare
 from .siblings import begin_from_sibling
 from .trackers import Reporter
 from .train import run
 from .trainee import loading_phase
+from .webhook import Webhook
 from .writing import write_atomically
 
 
@@ -88,7 +90,9 @@ def begin(
             else:
                 begin_from_sibling(setup, context)
             with memory_watched(job, "training"):
-                return run(replace(setup, num_recomputed=group.tell(measured.num_recomputed)), context)
+                result = run(replace(setup, num_recomputed=group.tell(measured.num_recomputed)), context)
+            push_finished(job, run_dir)
+            return result
     except JobError:
         if is_new and not run_dir.manifest_path.exists():
             leave_nothing(run_dir, has_job=has_job)
@@ -149,12 +153,13 @@ def listening(run_dir: RunDir, cache_dir: Path, group: Group) -> Iterator[RunCon
 def told(job: TrainJob, run_dir: RunDir, cache_dir: Path, group: Group, *, watch_stdin: bool) -> Iterator[RunContext]:
     """In here what happens is told: to the events, the terminal, the job's trackers, and whoever may wish for something."""
     control, bar, reporter, warnings = Control(run_dir), ProgressBar(), Reporter(job, run_dir), WarningEvents()
+    webhook = Webhook(job, run_dir)
     control.watch_signals()
     if watch_stdin:
         control.watch_stdin()
     core = logging.getLogger(__package__)
     core.addHandler(warnings)
-    events = EventLog(run_dir.events_path, bar, reporter)
+    events = EventLog(run_dir.events_path, bar, reporter, webhook)
     warnings.connect(events)
     try:
         with disk_watched(run_dir):
@@ -163,6 +168,7 @@ def told(job: TrainJob, run_dir: RunDir, cache_dir: Path, group: Group, *, watch
         events.emit("error", message=str(error))
         raise
     finally:
+        webhook.close()
         core.removeHandler(warnings)
         bar.close()
         events.close()

@@ -43,6 +43,7 @@ from .data.find import find_files
 from .errors import JobError
 from .job import TrainJob
 from .job_file import load_job, parse_job
+from .specs.publishing import PublishingSpec
 from .writing import Damaged, digest_of, read_json, read_sealed, write_json, write_sealed
 
 RUN_FOLDER_VERSION = 1  # of what docs/run_folder.md promises; another one where a file goes or changes its meaning
@@ -52,6 +53,7 @@ DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt", ".caption", ".csv", ".jsonl", ".
 LENGTH_FIELDS = {"max_train_steps", "num_train_epochs"}  # of TrainingSpec
 OUTSIDE_THE_DIGEST = {  # of a job: its length, and what only shows it
     "metadata": True,
+    "publishing": True,
     "base": {"preview_decoder_path"},
     "training": LENGTH_FIELDS | {"report_to", "tracker_project_name", "num_devices"},
 }
@@ -300,9 +302,9 @@ class RunDir:
 
 
 def _as_trained(job: TrainJob) -> TrainJob:
-    """The job without what may differ between two starts of one run: the graph in its header, and who computes it."""
+    """The job without what may differ between two starts of one run: the graph in its header, who computes it, who sees it."""
     training = job.training.model_copy(update={"num_devices": 1})
-    return job.model_copy(update={"metadata": {}, "training": training})
+    return job.model_copy(update={"metadata": {}, "training": training, "publishing": PublishingSpec()})
 
 
 def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:

@@ -1,5 +1,6 @@
 """What a run writes of its adapter: checkpoints, and LoRA files that are read back and compared after each save."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from .adapter.lora_file import SAVE_DTYPES, export_lora, lora_metadata
 from .adapter.verify import verify_lora
 from .checkpoint import save_checkpoint
 from .context import RunContext
+from .modelspec import started_on, thumbnail_of
 from .run_dir import RunDir
 from .saved import LORA_DIR, checkpoint_dir
 from .setup import Setup
@@ -34,12 +36,13 @@ def save_state(setup: Setup, trainee: Trainee, context: RunContext) -> None:
         verify(setup, lora, context)
 
 
-def save_loras(setup: Setup, trainee: Trainee, context: RunContext) -> dict[str, Any]:
-    """The trained LoRA, its running average and the best one, as files of the run folder; the fields of the result."""
+def save_loras(setup: Setup, trainee: Trainee, context: RunContext, pictures: Sequence[Path] = ()) -> dict[str, Any]:
+    """The trained LoRA, its running average and the best one, as files of the run folder; the fields of the result. The first
+    of the `pictures` that it made becomes their thumbnail."""
     context.events.phase("save", 0, 1)
     run_dir, best = context.run_dir, trainee.history.best
     run_dir.check_there()
-    export_all(setup, trainee, run_dir.root, context)
+    export_all(setup, trainee, run_dir.root, context, next(iter(pictures), None))
     lora, ema = run_dir.lora_path(setup.job.name), run_dir.lora_path(f"{setup.job.name}-ema")
     keys = verify(setup, lora, context)
     if trainee.ema is not None:
@@ -54,9 +57,17 @@ def save_loras(setup: Setup, trainee: Trainee, context: RunContext) -> dict[str,
     }
 
 
-def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext) -> None:
-    """NAME.safetensors, and NAME-ema.safetensors where there is an average."""
-    metadata = lora_metadata(setup.job, setup.adapter, setup.flavour, context.run_dir.run_id, trainee.history.step)
+def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext, shown: Path | None = None) -> None:
+    """NAME.safetensors, and NAME-ema.safetensors where there is an average. `shown` is the picture for their thumbnail."""
+    metadata = lora_metadata(
+        setup.job,
+        setup.adapter,
+        setup.flavour,
+        context.run_dir.run_id,
+        trainee.history.step,
+        started=started_on(context.run_dir),
+        thumbnail=thumbnail_of(shown) if shown else "",
+    )
     names = {setup.job.name: False} | ({f"{setup.job.name}-ema": True} if trainee.ema is not None else {})
     for name, averaged in names.items():
         path = folder / f"{name}.safetensors"

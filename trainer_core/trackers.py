@@ -19,7 +19,7 @@ from .errors import JobError
 from .events import Event
 from .history import NUM_BANDS
 from .job import TrainJob
-from .job_file import dump_job
+from .job_file import shown_job
 from .run_dir import RunDir
 from .specs.training import TrainingSpec
 
@@ -56,7 +56,8 @@ class TensorBoard:
 
         folder = run_dir.root / "tensorboard"
         self._writer = SummaryWriter(str(folder), purge_step=resumed_from + 1 if resumed_from else None)
-        self._writer.add_text("job", f"```json\n{dump_job(job)}\n```", resumed_from)
+        shown = json.dumps(shown_job(job), indent=2, ensure_ascii=False)
+        self._writer.add_text("job", f"```json\n{shown}\n```", resumed_from)
 
     def numbers(self, values: dict[str, float], step: int) -> None:
         for name, value in values.items():
@@ -81,7 +82,7 @@ class WeightsAndBiases:
             name=run_dir.run_id,
             id=hashlib.sha256(run_dir.run_id.encode()).hexdigest()[:12],
             dir=str(run_dir.root),
-            config=json.loads(dump_job(job)),
+            config=shown_job(job),
             mode="online" if os.environ.get("WANDB_MODE") == "online" else "offline",
             resume="allow",
             settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),

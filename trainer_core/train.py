@@ -83,7 +83,7 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
         context.leave()
     if not context.group.is_first:
         return {}
-    loras = save_loras(setup, trainee, context)
+    loras = save_loras(setup, trainee, context, after)
     result = context.run_dir.finish(
         {
             **loras,

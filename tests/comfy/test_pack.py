@@ -10,6 +10,7 @@ from trainer_core.specs.base import MODEL_FILE_FIELDS, BaseModelSpec
 from trainer_core.specs.dataset import DatasetSpec
 from trainer_core.specs.flow import FlowSpec
 from trainer_core.specs.optimizer import OptimizerSpec
+from trainer_core.specs.publishing import PublishingSpec
 from trainer_core.specs.spec import Spec
 from trainer_core.specs.training import TrainingSpec
 from trainer_core.specs.tread import TreadRoute
@@ -33,6 +34,11 @@ NODE_IDS = {
     "DatasetSampling",
     "CompareCheckpoints",
     "ImportSimpleTunerConfig",
+    "ConvertLoRA",
+    "ResizeLoRA",
+    "MergeLoRAs",
+    "ExtractLoRA",
+    "PublishingConfig",
 }
 
 # where each part of the job has its widgets; TrainLoRA has those of the job itself and two of the training's
@@ -45,6 +51,7 @@ PARTS: dict[str, tuple[type[Spec], set[str]]] = {
     "flow": (FlowSpec, {"FlowScheduleConfig"}),
     "validation": (ValidationSpec, {"ValidationConfig"}),
     "training": (TrainingSpec, {"TrainingOptions", "TrainLoRA"}),
+    "publishing": (PublishingSpec, {"PublishingConfig"}),
 }
 OTHER_NAMES = {"seed": "training_seed", "instance_data_dir": "folder", "assistant_lora_path": "assistant_lora"}
 OTHER_NAMES |= {field: field.removesuffix("_path") for field in MODEL_FILE_FIELDS}

@@ -7,7 +7,12 @@ So an input may be added at the end and an output too; anything else breaks work
 from typing import Any
 
 Info = dict[str, Any]
-FROM_FOLDERS = frozenset({"folder", "transformer", "vae", "clip_l", "t5", "assistant_lora", "checkpoint"})
+FROM_FOLDERS = frozenset({"folder", "transformer", "vae", "clip_l", "t5", "assistant_lora", "checkpoint"}) | {
+    "lora",
+    *(f"lora_{number}" for number in range(1, 5)),
+    "tuned",
+    "base",
+}
 KEPT = ("default", "min", "max", "step", "multiline", "options")  # as every version of ComfyUI tells it
 
 

@@ -10,9 +10,7 @@ dropped onto the canvas, the file brings back the graph that made it.
 import hashlib
 import json
 import re
-import struct
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,12 @@ from ..flux.files import read_header, read_tensors
 from ..flux.flavours import Flavour
 from ..flux.names import linear_names
 from ..job import TrainJob
+from ..job_file import shown_job
+from ..modelspec import modelspec_of
 from ..writing import write_atomically
 from .build import exported_parts
 from .factors import change_norm
+from .header import header_length, with_metadata
 from .plan import AdapterPlan, given_module
 from .starts import Parts
 
@@ -61,20 +62,18 @@ def adapter_tensors(transformer: FluxTransformer2DModel, plan: AdapterPlan, dtyp
     return tensors
 
 
-def lora_metadata(job: TrainJob, plan: AdapterPlan, flavour: Flavour, run_id: str, step: int) -> dict[str, str]:
-    """The header: strings only. Without a date, so that the same run gives the same bytes."""
+def lora_metadata(
+    job: TrainJob, plan: AdapterPlan, flavour: Flavour, run_id: str, step: int, *, started: str = "", thumbnail: str = ""
+) -> dict[str, str]:
+    """The header: strings only. Nothing in it depends on when it is written, so the same run gives the same bytes."""
     ranks = sorted({module.rank for module in plan.modules} - {0})
     size = f" of rank {', '.join(map(str, ranks))}" if ranks else ""
+    summary = f"{TITLES[plan.kind]}{size}, trained for {step} steps"
     return {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": f"{flavour.architecture}/lora",
-        "modelspec.implementation": "diffusers",
-        "modelspec.title": job.name,
-        "modelspec.resolution": f"{flavour.home_resolution}x{flavour.home_resolution}",
-        "modelspec.description": f"{TITLES[plan.kind]}{size}, trained for {step} steps",
+        **modelspec_of(job, flavour, summary, started, thumbnail),
         "flux_lora.run_id": run_id,
         "flux_lora.step": str(step),
-        "flux_lora.job": json.dumps(job.model_dump(mode="json", exclude={"metadata"}), ensure_ascii=False),
+        "flux_lora.job": json.dumps(shown_job(job), ensure_ascii=False),
         **job.metadata,
     }
 
@@ -88,22 +87,9 @@ def export_lora(
 
 def write_lora(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write an adapter's tensors under these keys, atomically; ModelSpec's digest of them goes into the header."""
-    data = save(tensors, metadata=metadata)
-    (length,) = struct.unpack("<Q", data[:8])
-    digest = hashlib.sha256(memoryview(data)[8 + length :]).hexdigest()
-    write_atomically(path, with_sorted_header(data, {"modelspec.hash_sha256": f"0x{digest}"}))
-
-
-def with_sorted_header(data: bytes, more: Mapping[str, str] | None = None) -> bytes:
-    """The same safetensors file, its metadata with `more`, its header in alphabetical order: the library's own order differs
-    from call to call."""
-    (length,) = struct.unpack("<Q", data[:8])
-    entries = json.loads(data[8 : 8 + length])
-    if more:
-        entries["__metadata__"] = entries.get("__metadata__", {}) | more
-    header = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return struct.pack("<Q", len(header)) + header + data[8 + length :]
+    data = save(tensors)
+    digest = hashlib.sha256(memoryview(data)[8 + header_length(data) :]).hexdigest()
+    write_atomically(path, with_metadata(data, metadata | {"modelspec.hash_sha256": f"0x{digest}"}))
 
 
 @dataclass(frozen=True)

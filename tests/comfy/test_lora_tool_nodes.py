@@ -1,0 +1,126 @@
+"""The tools on LoRA files as nodes, and what ComfyUI's model library is told of a LoRA."""
+
+import base64
+import io
+import json
+import shutil
+import urllib.parse
+from pathlib import Path
+
+import pytest
+from comfy_client import Outcome, queue
+from comfy_server import Server
+from graphs import Prompt, change, find, only
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_permissions import refusal, strict  # noqa: F401
+
+from trainer_core.flux.files import PICO_FILES
+
+
+def made(server: Server, prompt: Prompt, name: str) -> tuple[dict, dict[str, str], str]:
+    """The tensors and the metadata of the LoRA that the graph's tool made under this name, and its report."""
+    (tool,) = (node for node, one in prompt.items() if one["inputs"].get("save_as") == name)
+    outcome = queue(server.url, prompt | {"shown": {"class_type": "PreviewAny", "inputs": {"source": [tool, 2]}}})
+    assert outcome.status == "success", outcome.error
+    path = server.output_dir / "loras" / f"{name}.safetensors"
+    with safe_open(path, framework="pt") as file:
+        return load_file(path), file.metadata(), outcome.outputs["shown"]["text"][0]
+
+
+def tool(node: str, **inputs: object) -> Prompt:
+    return {"tool": {"class_type": node, "inputs": inputs}}
+
+
+def trained_path(example: Prompt) -> tuple[Prompt, list]:
+    """The example's training, finished already, and the path that it hands on."""
+    train = only(example, "TrainLoRA")
+    return train, [find(train, "TrainLoRA"), 1]
+
+
+def test_a_trained_lora_is_converted_and_merged_in_the_graph(server: Server, example: Prompt, trained: Outcome) -> None:
+    train, path = trained_path(example)
+    converting = train | tool("ConvertLoRA", lora_path=path, to="kohya", save_as="tools/kohya")
+    tensors, metadata, report = made(server, converting, "tools/kohya")
+    assert tensors and all(key.startswith("lora_unet_") for key in tensors)
+    assert metadata["modelspec.title"] == "pico-demo" and "workflow" in metadata and "differs from what was meant by" in report
+    merging = train | tool(
+        "MergeLoRAs",
+        lora_1_path=path,
+        lora_2="tools/kohya.safetensors",
+        weight_2=-1.0,
+        precision="fp32",
+        save_as="tools/nothing",
+    )
+    tensors, metadata, _ = made(server, merging, "tools/nothing")
+    changes = [tensors[key] @ tensors[key.replace("lora_B", "lora_A")] for key in tensors if key.endswith("lora_B.weight")]
+    assert changes and max(change.abs().max().item() for change in changes) < 1e-6  # a LoRA less itself
+    assert metadata["modelspec.merged_from"] == "pico-demo, pico-demo"
+
+
+@pytest.mark.slow
+def test_resize_and_extract_in_the_graph(server: Server, example: Prompt, trained: Outcome) -> None:
+    train, path = trained_path(example)
+    resizing = train | tool("ResizeLoRA", lora_path=path, rank=2, save_as="tools/small")
+    tensors, _, _ = made(server, resizing, "tools/small")
+    before = (server.output_dir / "loras" / "tools" / "small.safetensors").stat().st_mtime_ns
+    server.forget()
+    made(server, resizing, "tools/small")
+    assert (server.output_dir / "loras" / "tools" / "small.safetensors").stat().st_mtime_ns == before
+    assert {len(tensor) for key, tensor in tensors.items() if key.endswith("lora_A.weight")} == {2}
+    models = server.base_dir / "models" / "diffusion_models"
+    shutil.copyfile(PICO_FILES.transformer, models / "before.safetensors")
+    weights = load_file(PICO_FILES.transformer)
+    (name,) = (key for key in weights if key.endswith("img_in.weight"))
+    save_file(weights | {name: weights[name] + 0.125}, models / "after.safetensors")
+    try:
+        extracting = tool("ExtractLoRA", tuned="after.safetensors", base="before.safetensors", rank=1, save_as="tools/taken")
+        tensors, _, _ = made(server, extracting, "tools/taken")
+    finally:
+        (models / "before.safetensors").unlink()
+        (models / "after.safetensors").unlink()
+    assert sorted(tensors) == [f"transformer.x_embedder.{end}" for end in ("alpha", "lora_A.weight", "lora_B.weight")]
+
+
+def test_what_a_tool_may_not_read_or_write_is_refused(
+    server: Server,
+    example: Prompt,
+    trained: Outcome,
+    strict: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    path = next((server.output_dir / "loras").glob("pico-demo-*.safetensors"))
+    (server.output_dir / "loras" / "taken.safetensors").write_bytes(b"mine")
+    outside = tool("ConvertLoRA", lora_path=str(tmp_path / "x.safetensors"), to="kohya", save_as="x")
+    assert f"lora_path {tmp_path / 'x.safetensors'} lies outside" in refusal(server, outside, "ConvertLoRA")
+    leaving = tool("ConvertLoRA", lora=path.name, to="kohya", save_as="../../x")
+    assert "leaves the LoRA folder" in refusal(server, leaving, "ConvertLoRA")
+    one = tool("MergeLoRAs", lora_1=path.name, save_as="x")
+    assert "choose at least two LoRAs" in refusal(server, one, "MergeLoRAs")
+    nothing = tool("ExtractLoRA", save_as="x")
+    assert "ExtractLoRA: tuned is 'none'" in refusal(server, nothing, "ExtractLoRA")
+
+
+def test_the_network_is_used_for_publishing_only_where_the_owner_allows_it(
+    server: Server,
+    example: Prompt,
+    strict: Path,  # noqa: F811
+) -> None:
+    prompt = change(only(example, "TrainLoRA"), "TrainLoRA", name="published", publishing=["card", 0])
+    for wish in ({"push_to_hub": True}, {"webhook_url": "http://127.0.0.1:9/hook"}):
+        wishing = prompt | {"card": {"class_type": "PublishingConfig", "inputs": wish}}
+        told = refusal(server, wishing, "TrainLoRA")
+        assert next(iter(wish)) in told and '"allow_network": true' in told
+    assert not list(server.runs_dir.glob("published-*"))
+
+
+def test_the_model_library_shows_title_trigger_picture_and_resolution(server: Server, trained: Outcome) -> None:
+    path = next((server.output_dir / "loras").glob("pico-demo-*.safetensors"))
+    shown = server.get(f"/view_metadata/loras?filename={urllib.parse.quote(path.name)}")
+    assert shown["modelspec.title"] == "pico-demo" and shown["modelspec.resolution"] == "64x64"
+    assert shown["modelspec.architecture"] == "flux-1-pico/lora" and shown["modelspec.license"] == "apache-2.0"
+    trained_on = json.loads(shown["flux_lora.job"])["datasets"][0]
+    assert shown.get("modelspec.trigger_phrase", "") == trained_on["trigger_word"]
+    picture = base64.b64decode(shown["modelspec.thumbnail"].partition(",")[2])
+    assert Image.open(io.BytesIO(picture)).size == (256, 256)
