@@ -111,7 +111,7 @@ class ExtractLoRA(io.ComfyNode):
             "Makes a LoRA of what was trained into a whole model, by comparing it with the model it was trained from.",
             [
                 choices("tuned", list_files(MODELS), "The trained model. From ComfyUI's diffusion_models folder."),
-                choices("base", list_files(MODELS), "What it was trained from. From ComfyUI's diffusion_models folder."),
+                choices("base_model", list_files(MODELS), "What it was trained from. From ComfyUI's diffusion_models folder."),
                 _rank(32, 1, "At most so many ranks in each layer."),
                 _energy(),
             ],
@@ -124,7 +124,7 @@ class ExtractLoRA(io.ComfyNode):
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
         values = completed(cls, values)
-        models = [chosen_file(MODELS, values[name], f"ExtractLoRA: {name}") for name in ("tuned", "base")]
+        models = [chosen_file(MODELS, values[name], f"ExtractLoRA: {name}") for name in ("tuned", "base_model")]
         return _made(cls, ["extract", *models, *_size(values)], values)
 
 
@@ -189,7 +189,7 @@ def _chosen(values: Mapping[str, Any], name: str, node: type[io.ComfyNode]) -> s
 
 def _digest(values: Mapping[str, Any]) -> str:
     """Changes when a file that is read does. What comes along a wire is not known here, but has a digest of its own."""
-    folders = {"tuned": MODELS, "base": MODELS}
+    folders = {"tuned": MODELS, "base_model": MODELS}
     paths = [value for name, value in values.items() if name.endswith("_path")]
     for name, value in values.items():
         if name in folders or (name.startswith("lora") and not name.endswith("_path")):

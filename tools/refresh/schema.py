@@ -11,7 +11,7 @@ FROM_FOLDERS = frozenset({"folder", "transformer", "vae", "clip_l", "t5", "assis
     "lora",
     *(f"lora_{number}" for number in range(1, 5)),
     "tuned",
-    "base",
+    "base_model",
 }
 KEPT = ("default", "min", "max", "step", "multiline", "options")  # as every version of ComfyUI tells it
 
