@@ -70,8 +70,8 @@ def check_job(job: TrainJob, node: str) -> None:
     wanted = [field for field, is_on in wishes.items() if is_on]
     if wanted and not permissions().allow_network:
         raise JobError(
-            f"{node}: {' and '.join(wanted)} {'is' if len(wanted) == 1 else 'are'} on, but a workflow may not use the network "
-            f'here; switch it off, or allow it with "allow_network": true in {settings_path()}'
+            f"{node}: {', '.join(wanted)} is on, but a workflow may not use the network here; switch it off, or allow it with "
+            f'"allow_network": true in {settings_path()}'
         )
 
 

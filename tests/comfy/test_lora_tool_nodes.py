@@ -75,7 +75,9 @@ def test_resize_and_extract_in_the_graph(server: Server, example: Prompt, traine
     (name,) = (key for key in weights if key.endswith("img_in.weight"))
     save_file(weights | {name: weights[name] + 0.125}, models / "after.safetensors")
     try:
-        extracting = tool("ExtractLoRA", tuned="after.safetensors", base_model="before.safetensors", rank=1, save_as="tools/taken")
+        extracting = tool(
+            "ExtractLoRA", tuned="after.safetensors", base_model="before.safetensors", rank=1, save_as="tools/taken"
+        )
         tensors, _, _ = made(server, extracting, "tools/taken")
     finally:
         (models / "before.safetensors").unlink()
