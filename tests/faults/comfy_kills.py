@@ -10,7 +10,7 @@ import shutil
 import sys
 import threading
 import time
-from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +37,21 @@ class Queued(NamedTuple):
     out: Path
 
 
+@dataclass
+class Comfy:
+    """A ComfyUI that is killed and started again, with the same folders."""
+
+    server: Server
+
+    def alive(self) -> Server:
+        """The one that lives, with nothing left in its cache of node outputs."""
+        if self.server.process.poll() is None:
+            self.server.forget()
+        else:
+            self.server = start_again(self.server.base_dir)
+        return self.server
+
+
 def start_again(base: Path) -> Server:
     """The ComfyUI of that folder, with what it had."""
     comfyui = find_comfyui()
@@ -50,63 +65,61 @@ def graph(server: Server) -> Prompt:
     prompt = change(prompt, "TrainLoRA", name="killed", max_train_steps=STEPS)
     prompt = change(prompt, "LoadFluxForTraining", mixed_precision="no")
     prompt = change(prompt, "TrainingOptions", train_batch_size=1, checkpoint_step_interval=2)
-    return change(prompt, "ValidationConfig", validation_num_inference_steps=2, num_validation_images=1)
+    return change(prompt, "ValidationConfig", num_validation_images=1, validation_num_inference_steps=2, validation_prompts="")
 
 
 def kill_many(base: Path, kills: int, seed: int) -> dict[str, Any]:
     """So many kills; how the runs ended, held against that which was left alone."""
-    server, began = start_again(base), time.monotonic()
-    prompt, home = graph(server), server.output_dir / "flux_lora"
-    assert queue(server.url, prompt).status == "success", server.log()[-3000:]
+    began, comfyui = time.monotonic(), Comfy(start_again(base))
+    try:
+        report = kill_each(comfyui, kills, random.Random(seed))
+    finally:
+        comfyui.server.stop()
+    is_kept = report["kills"] == report["resumed"] == report["byte_equal"] and not (report["orphans"] or report["problems"])
+    return report | {"seconds": round(time.monotonic() - began, 1), "kept": is_kept}
+
+
+def kill_each(comfyui: "Comfy", kills: int, dice: random.Random) -> dict[str, Any]:
+    """One run after the other, each killed until it came to its end."""
+    prompt, home = graph(comfyui.server), comfyui.server.output_dir / "flux_lora"
+    assert queue(comfyui.server.url, prompt).status == "success", comfyui.server.log()[-3000:]
     run = Queued(RunDir(next((home / "runs").glob("killed-*"))), home)
-    lora = Path(run.run_dir.result()["lora"]).read_bytes()
-    stages, dice = stages_of(run), random.Random(seed)
-    report: dict[str, Any] = {"kills": 0, "resumed": 0, "byte_equal": 0, "orphans": 0, "problems": []}
-    killed, unsettled = Counter(), 0
+    lora, stages = Path(run.run_dir.result()["lora"]).read_bytes(), stages_of(run)
+    report: dict[str, Any] = {"kills": 0, "resumed": 0, "byte_equal": 0, "orphans": 0, "problems": [], "killed": []}
+    unsettled = 0  # kills of a run that has not ended yet
+    shutil.rmtree(home)
     while report["kills"] < kills or unsettled:
-        if not unsettled:
-            server.process.kill()
-            server.process.wait()
-            shutil.rmtree(home)
         victim = dice.choice(VICTIMS) if report["kills"] < kills else ""
-        server, where = live(server, prompt, run, victim, dice.choice(stages), dice)
+        where = live(comfyui, prompt, run, victim, dice.choice(stages), dice)
         if where:
-            report["kills"] += 1
-            unsettled += 1
-            killed[f"{victim} in {where}"] += 1
+            report["kills"], unsettled = report["kills"] + 1, unsettled + 1
+            report["killed"].append(f"{victim} in {where}")
             report["orphans"] += orphans(home)
         elif run.run_dir.result() is None:
-            report["problems"].append(server.log()[-3000:])
+            report["problems"].append(comfyui.server.log()[-3000:])
             break
         else:
             report["resumed"] += unsettled
             report["byte_equal"] += unsettled * (Path(run.run_dir.result()["lora"]).read_bytes() == lora)
             report["problems"] += leftovers(home)
             unsettled = 0
-    server.stop()
-    is_kept = report["kills"] == report["resumed"] == report["byte_equal"] and not (report["orphans"] or report["problems"])
-    return report | {"killed": dict(killed), "seconds": round(time.monotonic() - began, 1), "kept": is_kept}
+            shutil.rmtree(home)
+    return report
 
 
-def live(server: Server, prompt: Prompt, run: Queued, victim: str, stage: Stage, dice: random.Random) -> tuple[Server, str]:
-    """Queue the graph in a ComfyUI that lives, and kill the victim in the stage; the ComfyUI, and where the run was then: empty
-    where it came to its end."""
-    if server.process.poll() is not None:
-        server = start_again(server.base_dir)
-    else:
-        server.forget()
-    watch = Watch(run)
-    asking = threading.Thread(target=ask, args=(server, prompt), daemon=True)
+def live(comfyui: "Comfy", prompt: Prompt, run: Queued, victim: str, stage: Stage, dice: random.Random) -> str:
+    """Queue the graph in a ComfyUI that lives, and kill the victim in the stage; where the run was then, empty where it came to
+    its end."""
+    server = comfyui.alive()
+    watch, asking = Watch(run), threading.Thread(target=ask, args=(server, prompt), daemon=True)
     asking.start()
-    trainer = Trainer(server, asking)
-    if not victim or not watch.until(trainer, stage.name):
-        asking.join()
-        return server, ""
-    time.sleep(dice.uniform(0, stage.seconds))
-    child = trainer.process()
+    child = None
+    if victim and watch.until(asking, stage.name):
+        time.sleep(dice.uniform(0, stage.seconds))
+        child = trainer_of(server)
     if child is None:
         asking.join()
-        return server, ""
+        return ""
     if victim in (COMFYUI, BOTH):
         server.process.kill()
         server.process.wait()
@@ -114,7 +127,7 @@ def live(server: Server, prompt: Prompt, run: Queued, victim: str, stage: Stage,
         child.kill()
     asking.join(PATIENCE_SECONDS)
     psutil.wait_procs([child], PATIENCE_SECONDS)
-    return server, watch.last()
+    return watch.last()
 
 
 def ask(server: Server, prompt: Prompt) -> None:
@@ -125,19 +138,10 @@ def ask(server: Server, prompt: Prompt) -> None:
         print(f"the queue broke off: {error}", file=sys.stderr)
 
 
-class Trainer:
-    """The trainer that a ComfyUI starts, as something that is alive or not."""
-
-    def __init__(self, server: Server, asking: threading.Thread):
-        self._server, self._asking = server, asking
-
-    def is_alive(self) -> bool:
-        return self._asking.is_alive()
-
-    def process(self) -> psutil.Process | None:
-        """Its process, while there is one."""
-        children = psutil.Process(self._server.process.pid).children()
-        return next((child for child in children if "trainer_core" in " ".join(child.cmdline())), None)
+def trainer_of(server: Server) -> psutil.Process | None:
+    """The trainer that this ComfyUI has started, while there is one."""
+    children = psutil.Process(server.process.pid).children()
+    return next((child for child in children if "trainer_core" in " ".join(child.cmdline())), None)
 
 
 def orphans(home: Path) -> int:

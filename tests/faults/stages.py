@@ -2,6 +2,7 @@
 
 import time
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import NamedTuple
 
 from trainer_core.events import Event, EventReader
@@ -28,7 +29,7 @@ class Watch:
         self._harmed, self._old = harmed, half_written(harmed)
         self.where = FIRST
 
-    def until(self, child: BaseProcess, stage: str) -> bool:
+    def until(self, child: BaseProcess | Thread, stage: str) -> bool:
         """Wait for the stage to begin; False where the child ends before."""
         begun = stage == FIRST
         while child.is_alive() and not begun:
