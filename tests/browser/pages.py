@@ -49,7 +49,8 @@ class Comfy:
 
     @property
     def monitor(self) -> Any:
-        return self.page.locator(".fls-node").first
+        """The node that has a curve, where there are several."""
+        return self.page.locator(".fls-node", has=self.page.locator(".fls-dots")).first
 
     def load_example(self, **training: Any) -> None:
         """The example workflow, shortened, with TrainLoRA in front; `training` are values of its widgets."""
