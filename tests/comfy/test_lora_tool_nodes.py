@@ -60,7 +60,7 @@ def test_a_trained_lora_is_converted_and_merged_in_the_graph(server: Server, exa
 
 
 @pytest.mark.slow
-def test_resize_and_extract_in_the_graph(server: Server, example: Prompt, trained: Outcome) -> None:
+def test_resize_in_the_graph(server: Server, example: Prompt, trained: Outcome) -> None:
     train, path = trained_path(example)
     resizing = train | tool("ResizeLoRA", lora_path=path, rank=2, save_as="tools/small")
     tensors, _, _ = made(server, resizing, "tools/small")
@@ -69,7 +69,12 @@ def test_resize_and_extract_in_the_graph(server: Server, example: Prompt, traine
     made(server, resizing, "tools/small")
     assert (server.output_dir / "loras" / "tools" / "small.safetensors").stat().st_mtime_ns == before
     assert {len(tensor) for key, tensor in tensors.items() if key.endswith("lora_A.weight")} == {2}
+
+
+@pytest.mark.slow
+def test_extract_in_the_graph(server: Server) -> None:
     models = server.base_dir / "models" / "diffusion_models"
+    models.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PICO_FILES.transformer, models / "before.safetensors")
     weights = load_file(PICO_FILES.transformer)
     (name,) = (key for key in weights if key.endswith("img_in.weight"))
