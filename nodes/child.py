@@ -26,6 +26,7 @@ from ..trainer_core.job import TrainJob
 from ..trainer_core.job_file import dump_job
 from ..trainer_core.run_dir import RunDir, run_dir_for
 from ..trainer_core.writing import write_atomically
+from .environment import child_environment
 
 PACK_ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.1
@@ -55,11 +56,13 @@ def train(
     free_memory: Callable[[], None],
     on_event: Listener,
     on_tick: Callable[[], None],
+    allow_network: bool = False,
 ) -> dict[str, Any]:
     """Train the job below the folder `home`, or go on with it, and return what result.json holds; at once if it is finished.
 
     All of it happens within `attach` of the run. `free_memory` is called before a child starts; `on_tick` several times a
     second while it runs, and may raise to cancel. JobError carries what the user can mend; TrainingStopped is one of them.
+    With `allow_network` the child gets the owner's proxies and tokens.
     """
     run = run_dir_for(job, home / "runs")
     run.check_job(job)
@@ -67,18 +70,24 @@ def train(
     if finished is None:
         write_atomically(run.job_path, dump_job(job).encode())  # before anybody is told of the run
     with attach(run):
-        return finished or _train(run, home, free_memory, on_event, on_tick)
+        return finished or _train(run, home, free_memory, on_event, on_tick, allow_network)
 
 
 def _train(
-    run: RunDir, home: Path, free_memory: Callable[[], None], on_event: Listener, on_tick: Callable[[], None]
+    run: RunDir,
+    home: Path,
+    free_memory: Callable[[], None],
+    on_event: Listener,
+    on_tick: Callable[[], None],
+    allow_network: bool,
 ) -> dict[str, Any]:
     """Start the child that trains the run, follow it to its end, and say what came of it."""
     free_memory()
     events = EventReader(run.events_path, from_end=True)
     with run.log_path.open("ab") as child_log:
         command = ["run", str(run.job_path), "--out", str(run.root.parent), "--cache", str(home / "cache")]
-        child, has_begun = _start([*command, "--json", "--watch-stdin"], run.root, child_log), False
+        child = _start([*command, "--json", "--watch-stdin"], run.root, child_log, allow_network=allow_network)
+        has_begun = False
         try:
             while child.poll() is None:
                 on_tick()
@@ -121,7 +130,7 @@ def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> di
     """The report of a command that is run to its end; its log is kept in the folder meanwhile."""
     log_path = folder / "child.log"
     with log_path.open("wb") as log_file:
-        child = _start([*command, "--json"], folder, log_file)
+        child = _start([*command, "--json"], folder, log_file, allow_network=False)
         try:
             while child.poll() is None:
                 on_tick()
@@ -139,20 +148,13 @@ def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> di
     return report
 
 
-def child_environment(environment: dict[str, str]) -> dict[str, str]:
-    """ComfyUI's environment without the CUDA allocator that it chose for itself; text is UTF-8 on every system."""
-    name = "PYTORCH_CUDA_ALLOC_CONF"
-    settings = [part for part in environment.get(name, "").split(",") if part and "cudaMallocAsync" not in part]
-    kept = {key: value for key, value in environment.items() if key != name}
-    return kept | ({name: ",".join(settings)} if settings else {}) | {"PYTHONUTF8": "1"}
-
-
-def _start(command: list[str], folder: Path, child_log: BinaryIO) -> "subprocess.Popen[bytes]":
-    """The program `python -m trainer_core` in that folder, with a pipe to its standard input that stays open."""
+def _start(command: list[str], folder: Path, child_log: BinaryIO, *, allow_network: bool) -> "subprocess.Popen[bytes]":
+    """The program `python -m trainer_core` in that folder, with a pipe to its standard input that stays open. No shell reads
+    its arguments."""
     return subprocess.Popen(
         [sys.executable, "-c", BOOT, str(PACK_ROOT), *command],
         cwd=folder,
-        env=child_environment(dict(os.environ)),
+        env=child_environment(os.environ, allow_network=allow_network),
         stdin=subprocess.PIPE,
         stdout=child_log,
         stderr=subprocess.STDOUT,

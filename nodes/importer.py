@@ -8,6 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..trainer_core.file_names import expanded
 from ..trainer_core.graph_parts import AS_CONFIGURED, imported, read_by_import
 from ..trainer_core.run_dir import dataset_digest
 from .permissions import check_readable, is_readable
@@ -82,7 +83,7 @@ class ImportSimpleTunerConfig(io.ComfyNode):
 
 
 def _paths(*given: str) -> list[Path]:
-    return [Path(path.strip()).expanduser() for path in given if path.strip()]
+    return [expanded(path) for path in given if path.strip()]
 
 
 def _switch(name: str, tooltip: str) -> io.Input:

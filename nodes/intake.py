@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ..trainer_core.file_names import cleaned
 from ..trainer_core.run_dir import PICTURE_SUFFIXES
-from .file_names import cleaned
 from .http_requests import Refusal
 
 MOST_FILES = 20_000

@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from ..trainer_core.errors import JobError
+from ..trainer_core.file_names import problem_of
 from ..trainer_core.run_dir import RunDir
 from ..trainer_core.saved import find_lora
-from .file_names import problem_of
 from .folders import loras_dir
 
 SUFFIX = ".safetensors"

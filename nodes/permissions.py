@@ -20,6 +20,7 @@ import folder_paths
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..trainer_core.errors import JobError
+from ..trainer_core.file_names import expanded, problem_of_path
 from ..trainer_core.job import TrainJob
 from ..trainer_core.job_paths import paths_of, paths_of_job
 from ..trainer_core.run_dir import RunDir, dataset_digest
@@ -83,6 +84,8 @@ def check_part(spec: Spec, node: str) -> None:
 
 def check_readable(path: Path, field: str, node: str) -> None:
     """JobError where the path lies outside of what may be read; it says how the owner allows it."""
+    if problem := problem_of_path(path):
+        raise JobError(f"{node}: {field} {str(path)[:200]!r} {problem}; give another path")
     if is_readable(path):
         return
     folder = json.dumps(str(Path(os.path.abspath(path)).parent if path.suffix else Path(os.path.abspath(path))))
@@ -95,6 +98,8 @@ def check_readable(path: Path, field: str, node: str) -> None:
 
 def is_readable(path: Path) -> bool:
     """Whether a workflow may name this path. Without `..` its text decides; with it, where it really leads."""
+    if problem_of_path(path):
+        return False
     allowed = [Path(os.path.abspath(root)) for root in (*_own_folders(), *permissions().read_folders)]
     if not any(_inside(Path(os.path.abspath(path)), root) for root in allowed):
         return False
@@ -104,7 +109,14 @@ def is_readable(path: Path) -> bool:
 def digest_of(*places: str | None) -> str:
     """`dataset_digest` of what a workflow may read; the rest is not looked up, and `check_job` will refuse it."""
     named = [(place or "").strip() for place in places]
-    return dataset_digest(*(place if place and is_readable(Path(place).expanduser()) else "" for place in named))
+    return dataset_digest(*(place if place and _may_read(place) else "" for place in named))
+
+
+def _may_read(place: str) -> bool:
+    try:
+        return is_readable(expanded(place))
+    except JobError:
+        return False
 
 
 def own_run(run: Any, node: str) -> RunDir:

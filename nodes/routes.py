@@ -18,12 +18,12 @@ from aiohttp import web
 from ..trainer_core.commands import read_command
 from ..trainer_core.errors import JobError
 from ..trainer_core.event_file import read_page, within
+from ..trainer_core.file_names import problem_of
 from ..trainer_core.run_dir import LOCK, RunDir
 from ..trainer_core.runs import find_run, is_held, list_runs, summarise
 from ..trainer_core.saved import FINAL
 from ..trainer_core.writing import read_json
 from .attached import ATTACHED
-from .file_names import problem_of
 from .folders import home_dir, loras_dir
 from .http_requests import FORM, JSON, Refusal, check_content_type, check_origin, json_body
 from .offers import copy_lora

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from .file_names import cleaned
+from ..trainer_core.file_names import cleaned
 from .folders import input_dir
 from .http_requests import Refusal
 from .intake import ARCHIVE, CHUNK, Incoming, Intake

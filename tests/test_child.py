@@ -38,13 +38,17 @@ def pack() -> Any:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is not Windows'")
-def test_a_child_that_is_killed_leaves_nothing_behind_and_the_reason_in_plain_words(pack, pictures, tmp_path):
+def test_a_child_that_is_killed_leaves_nothing_behind_and_the_reason_in_plain_words(pack, pictures, tmp_path, monkeypatch):
     child, job_file = pack
     order: list[str] = []
+    for name in ("HF_TOKEN", "OPENAI_API_KEY", "SOMETHING_ELSE"):
+        monkeypatch.setenv(name, "not the child's business")
+    environment: dict[str, str] = {}
 
     def kill(event: dict[str, Any]) -> None:
         order.append(event["event"])
         for process in trainers():
+            environment.update(process.environ())
             os.kill(process.pid, signal.SIGKILL)
 
     with pytest.raises(RuntimeError) as died:
@@ -57,6 +61,7 @@ def test_a_child_that_is_killed_leaves_nothing_behind_and_the_reason_in_plain_wo
         )
     assert "(exit code -9): the system or somebody killed the process, most often because" in str(died.value)
     assert "What helps: close other programs" in str(died.value) and "child.log" in str(died.value)
+    assert environment["PATH"] and "not the child's business" not in environment.values()
     assert order[0] == "memory freed beside 0 children" and len(order) > 1
     assert not trainers() and not list(tmp_path.rglob("*.tmp"))
 

@@ -16,6 +16,8 @@ LIGHT = {
     "specs",
     *(f"specs.{path.stem}" for path in (ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
     "job_file",
+    "file_names",
+    "safetensors_header",
     "job_paths",
     "commands",
     "diagnosis",

@@ -10,7 +10,9 @@ import pytest
 from node_files import node_file
 from PIL import Image
 
-intake_file, file_names = node_file("intake"), node_file("file_names")
+from trainer_core import file_names
+
+intake_file = node_file("intake")
 Refusal = node_file("http_requests").Refusal
 
 

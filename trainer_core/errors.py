@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+LONGEST = 8000  # characters of a message; what it quotes may be a stranger's, and as long as a book
+
 
 class JobError(ValueError):
     """Something that the user can mend. The message names what, the value found, and the mend."""
+
+    def __init__(self, message: str):
+        super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]}...")
 
 
 class StopRequested(Exception):

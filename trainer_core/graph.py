@@ -32,6 +32,7 @@ class Node(NamedTuple):
 
 
 Graph = dict[str, Node]
+DAMAGE = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)  # what values of a wrong kind lead to
 
 
 def is_graph(data: Any) -> bool:
@@ -45,7 +46,7 @@ def read_graph(path: Path) -> Graph:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise JobError(f"there is no workflow {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise JobError(f"{path} is not JSON: {error}") from None
     return parse_graph(data, str(path))
 
@@ -53,7 +54,14 @@ def read_graph(path: Path) -> Graph:
 def parse_graph(data: Any, source: str) -> Graph:
     if not is_graph(data):
         raise JobError(f"{source} is no workflow of ComfyUI's; save one there, or export it with Export (API)")
-    return _from_saved(data, source) if _is_saved(data) else _from_prompt(data)
+    try:
+        return _from_saved(data, source) if _is_saved(data) else _from_prompt(data)
+    except JobError:
+        raise
+    except DAMAGE as error:
+        raise JobError(
+            f"{source} is a damaged workflow ({type(error).__name__}: {str(error)[:80]}); open it in ComfyUI and save it again"
+        ) from None
 
 
 def _is_saved(data: dict[str, Any]) -> bool:

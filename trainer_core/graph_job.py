@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import JobError
-from .graph import Graph, Link, Node
+from .graph import DAMAGE, Graph, Link, Node
 from .graph_parts import (
     DEMO_PICTURES,
     PREVIEW_DECODER,
@@ -88,7 +88,15 @@ def export_job(graph: Graph, places: Places, node: str = "", device: str = "auto
         raise JobError(f"node {node} is no Train LoRA; there is {', '.join(trainers)}")
     if len(trainers) > 1 and not node:
         raise JobError(f"the workflow has several Train LoRA nodes; choose one with --node: {', '.join(trainers)}")
-    return _Export(graph, places).job(node or trainers[0], device)
+    try:
+        return _Export(graph, places).job(node or trainers[0], device)
+    except JobError:
+        raise
+    except DAMAGE as error:
+        raise JobError(
+            f"the workflow has a value of a wrong kind ({type(error).__name__}: {str(error)[:80]}); "
+            "open it in ComfyUI and save it again"
+        ) from error
 
 
 class _Export:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, get_origin
 
 from . import pico, presets
 from .errors import JobError
+from .file_names import expanded
 from .job import TrainJob
 from .job_file import parse_job, parse_part
 from .specs.base import BaseModelSpec
@@ -92,7 +93,7 @@ def typed_files(lines: str) -> dict[str, str]:
             raise JobError(
                 f"LoadFluxForTraining: other_files has {line!r}; write NAME = PATH, where NAME is one of {', '.join(TYPED)}"
             )
-        found[f"{name}_path"] = str(Path(path).expanduser().absolute())
+        found[f"{name}_path"] = str(expanded(path).absolute())
     return found
 
 
@@ -135,7 +136,7 @@ def dataset_of(
 def chosen_folder(folder: str, path: str, places: Places) -> Path:
     """The folder that DatasetBucket's two widgets mean; JobError where the chosen one is not here."""
     if path.strip():
-        return Path(path.strip()).expanduser().absolute()
+        return expanded(path).absolute()
     if folder in DEMO_FOLDERS:
         return DEMO_FOLDERS[folder]
     chosen = places.input_dir() / folder
@@ -193,10 +194,10 @@ def imported(values: Mapping[str, Any], may_read: Callable[[Path], bool] = lambd
 
 def read_by_import(config: str, datasets: str) -> list[Path]:
     """The files that such an import may read: those beside the configuration, and the datasets' own."""
-    path = Path(config.strip()).expanduser().absolute()
+    path = expanded(config).absolute()
     folder = path if path.is_dir() else path.parent
     beside = [file for suffix in ("json", "toml", "env") for file in sorted(folder.glob(f"*.{suffix}"))]
-    return [*beside, *([Path(datasets.strip()).expanduser()] if datasets.strip() else [])]
+    return [*beside, *([expanded(datasets)] if datasets.strip() else [])]
 
 
 def with_lines(spec: type[Spec], values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -10,8 +10,9 @@ has one.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from .file_names import is_device
 from .specs.adapter import LoraSpec
 from .specs.base import BaseModelSpec
 from .specs.dataset import DatasetSpec
@@ -48,6 +49,13 @@ class TrainJob(Spec):
         {},
         description="Entries for the LoRA file's header, such as ComfyUI's workflow. They do not make it another run.",
     )
+
+    @field_validator("name")
+    @classmethod
+    def _is_no_device(cls, name: str) -> str:
+        if is_device(name):
+            raise ValueError("is the name of a device on Windows; choose another")
+        return name
 
     @model_validator(mode="after")
     def _distinct_datasets(self) -> "TrainJob":

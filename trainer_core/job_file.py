@@ -23,6 +23,8 @@ from .specs.training import TrainingSpec
 from .specs.tread import TreadRoute
 from .specs.validation import ValidationSpec
 
+MOST_SHOWN = 400  # characters of a wrong value
+
 
 def parse_job(data: Any, source: str = "job") -> TrainJob:
     """A validated job, or one JobError that lists every problem with its path and mend."""
@@ -46,7 +48,7 @@ def load_job(path: Path) -> TrainJob:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise JobError(f"there is no job file {path}; `flux-lora demo --print-job` prints one to start from") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise JobError(f"{path} is not JSON: {error}") from None
     return parse_job(data, str(path))
 
@@ -69,7 +71,7 @@ def _refusal(error: ValidationError, source: str, place: tuple[str, ...] = ()) -
 
 def _explain(problem: Any, location: tuple[int | str, ...]) -> str:
     """One validation problem of pydantic's in our words."""
-    path = ".".join(["job", *map(str, location)])
+    path = ".".join(["job", *(_cut(str(part)) for part in location)])
     if problem["type"] == "extra_forbidden":
         parent, _, name = path.rpartition(".")
         close = difflib.get_close_matches(name, _known_fields(location[:-1]), n=1, cutoff=0.6)
@@ -78,8 +80,13 @@ def _explain(problem: Any, location: tuple[int | str, ...]) -> str:
     if problem["type"] == "missing":
         return f"{path}: is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(problem["input"], dict | BaseModel) else f" (got {problem['input']!r})"
+    shown = "" if isinstance(problem["input"], dict | BaseModel) else f" (got {_cut(repr(problem['input']))})"
     return f"{path}: {message}{shown}"
+
+
+def _cut(text: str) -> str:
+    """What is shown of a wrong name or value, which a stranger may have made as long as a book."""
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:

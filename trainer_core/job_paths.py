@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from .file_names import expanded
 from .job import TrainJob
 from .specs.adapter import LoraSpec
 from .specs.base import BaseModelSpec
@@ -54,7 +55,7 @@ def paths_of(spec: Spec) -> Iterator[NamedPath]:
         given = getattr(spec, field).strip()
         if not given or (field.endswith("_name_or_path") and HUB_ID.fullmatch(given)):
             continue
-        path = Path(given).expanduser()
+        path = expanded(given)
         if field == "caption_table" and not path.is_absolute():
-            path = Path(spec.instance_data_dir.strip()).expanduser() / path
+            path = expanded(spec.instance_data_dir) / path
         yield NamedPath(field, path)

@@ -41,6 +41,7 @@ from filelock import FileLock, Timeout
 from .commands import Command, make_command, read_command
 from .data.find import find_files
 from .errors import JobError
+from .file_names import expanded
 from .job import TrainJob
 from .job_file import load_job, parse_job
 from .specs.publishing import PublishingSpec
@@ -290,12 +291,12 @@ class RunDir:
         """The commands that wait, the oldest first, removing them; what is none is passed over with a warning. Touches the
         disk."""
         commands = []
-        for path in sorted(self.root.glob("control*.json")):
+        for path in sorted(path for path in self.root.glob("control*.json") if path.is_file()):
             taken = path.with_suffix(".taken")
             os.replace(path, taken)
             try:
                 commands.append(read_command(read_json(taken)))
-            except (ValueError, JobError) as error:
+            except (ValueError, OSError, RecursionError) as error:
                 log.warning("%s held no command: %s", path, error)
             taken.unlink()
         return commands
@@ -314,7 +315,7 @@ def run_dir_for(job: TrainJob, out_dir: Path) -> RunDir:
         if not dataset.disabled:
             digest.update(dataset_digest(*(getattr(dataset, field) for field in READ_BY_DATASETS)).encode())
     for file in filter(None, (job.lora.init_lora, job.base.assistant_lora_path)):
-        path = Path(file.strip()).expanduser()
+        path = expanded(file)
         stat = path.stat() if path.is_file() else None
         digest.update(f"{stat.st_size}|{stat.st_mtime_ns}\n".encode() if stat else b"missing")
     training = job.training
@@ -331,7 +332,7 @@ def dataset_digest(*places: str | Path) -> str:
     for number, place in enumerate(places):
         if not (given := str(place).strip()):
             continue
-        path = Path(given).expanduser()
+        path = expanded(given)
         digest.update(f"{number}|{'folder' if path.is_dir() else 'file' if path.is_file() else 'missing'}\n".encode())
         if path.is_dir():
             lines = (f"{file.name}|{file.stamp[0]}|{file.stamp[1]}\n" for file in find_files(path, DIGESTED_SUFFIXES).files)

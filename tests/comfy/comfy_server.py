@@ -86,12 +86,12 @@ class Server:
             self.process.kill()
 
 
-def start_server(comfyui: Path, python: Path, base_dir: Path, *flags: str, pack: Path = PACK_ROOT) -> Server:
+def start_server(comfyui: Path, python: Path, base_dir: Path, *flags: str, pack: Path | None = PACK_ROOT) -> Server:
     """Start ComfyUI on the CPU with this pack as its only custom node, and with more flags; returns once it answers. `pack` is
-    another copy of it."""
+    another copy of it, or None for none."""
     for name in ("custom_nodes", "models", "input", "output", "user"):
         (base_dir / name).mkdir(parents=True, exist_ok=True)  # a ComfyUI may have lived here before
-    if not (base_dir / "custom_nodes" / PACK_NAME).exists():
+    if pack is not None and not (base_dir / "custom_nodes" / PACK_NAME).exists():
         (base_dir / "custom_nodes" / PACK_NAME).symlink_to(pack, target_is_directory=True)
     allowed = {"read_folders": [tempfile.gettempdir()]}  # what the tests make for themselves
     (base_dir / "user" / "flux_lora_studio.json").write_text(json.dumps(allowed), encoding="utf-8")

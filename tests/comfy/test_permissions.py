@@ -39,6 +39,16 @@ def test_a_folder_outside_of_comfyui_s_own_is_refused_with_what_would_allow_it(
     assert "lies outside of ComfyUI's input, output and model folders" in told and str(strict) in told
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("INPUT/a\tb", "control characters"), ("INPUT/" + "x" * 300, "too long"), ("~nobody-has-this-name/a", "home of nobody")],
+)
+def test_a_path_that_can_be_none_is_refused_in_words(
+    server: Server, example: Prompt, strict: Path, path: str, said: str
+) -> None:
+    assert said in refusal(server, bucket(example, path.replace("INPUT", str(server.base_dir / "input"))), "DatasetBucket")
+
+
 def test_what_the_owner_allows_is_read(server: Server, example: Prompt, strict: Path, tmp_path: Path) -> None:
     assert "lies outside" in refusal(server, bucket(example, str(tmp_path)), "DatasetBucket")
     strict.write_text(json.dumps({"read_folders": [str(tmp_path)]}), encoding="utf-8")

@@ -174,7 +174,7 @@ def _read_jsonl(path: Path, spec: DatasetSpec) -> Iterator[tuple[str, Cells]]:
             continue
         try:
             cells = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise JobError(f"line {number} of {path} is no JSON ({error}); write one object a line") from None
         if not isinstance(cells, dict):
             raise JobError(f"line {number} of {path} is no JSON object, such as {{{wanted[0]!r}: ...}}; write one a line")
@@ -197,8 +197,8 @@ def _read_parquet(path: Path, spec: DatasetSpec) -> Iterator[tuple[str, Cells]]:
         with ParquetFile(path) as file:
             _check_columns(file.schema_arrow.names, path, spec)
             columns = {name: file.read(columns=[name])[name].to_pylist() for name in _wanted(spec)}
-    except (pyarrow.ArrowException, OSError) as error:
-        raise JobError(f"{path} cannot be read as parquet ({str(error).splitlines()[0]}); write it anew") from None
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError) as error:  # its texts may be no UTF-8
+        raise JobError(f"{path} cannot be read as parquet ({(str(error).splitlines() or [''])[0]}); write it anew") from None
     for number, cells in enumerate(zip(*columns.values(), strict=True), 1):
         yield f"row {number}", dict(zip(columns, cells, strict=True))
 

@@ -8,21 +8,20 @@ What is read is read with plain reads, not mapped: safetensors maps a file priva
 that there is, byte by byte, for as long as the file is open. Needs no torch.
 """
 
-import json
 import struct
 import time
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase, RawIOBase
-from operator import index
 from pathlib import Path
 from sys import intern
 from typing import NamedTuple
 
+from ..safetensors_header import METADATA, MOST_HEADER, check_header, parse_header
+
 PATTERN = "shard-*.safetensors"
 CHUNK = 1 << 20
-MOST_HEADER = 100 << 20  # bytes; what safetensors itself takes
 
 Read = Callable[[int, int], bytes | bytearray]  # from this byte of a file on, so many or fewer
 
@@ -61,10 +60,10 @@ def read_shard(path: Path) -> dict[str, Entry]:
         header, data = _read_header(file)
     places: dict[str, list[Place]] = {}
     try:
-        checksums = header.pop("__metadata__", {})
+        checksums = header.pop(METADATA, {})
         for key, told in header.items():
             name, _, tensor = key.partition(".")
-            start, end = map(index, told["data_offsets"])
+            start, end = told["data_offsets"]
             place = Place(intern(tensor), intern(told["dtype"]), tuple(told["shape"]), data + start, data + end)
             places.setdefault(name, []).append(place)
         return {
@@ -111,9 +110,8 @@ def _read_header(file: BufferedIOBase | RawIOBase) -> tuple[dict, int]:
     if len(text) < length:
         raise DamagedShard("it breaks off within its header")
     try:
-        header = json.loads(text)
-    except ValueError:
-        raise DamagedShard("its header is no JSON") from None
-    if not isinstance(header, dict):
-        raise DamagedShard("its header is no table")
+        header = parse_header(text)
+        check_header(header)
+    except ValueError as error:
+        raise DamagedShard(str(error)) from None
     return header, 8 + length

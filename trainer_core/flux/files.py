@@ -4,7 +4,6 @@ Of files, safetensors are read here and GGUF in `gguf_file.py`; a pickle is refu
 """
 
 import hashlib
-import json
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from .. import pico
 from ..errors import JobError
+from ..safetensors_header import MOST_HEADER, check_header, parse_header
 
 WHOLE_FILE_BYTES = 64 << 20
 SAMPLES, SAMPLE_BYTES = 64, 64 << 10
@@ -76,7 +76,7 @@ def check_kind(path: Path) -> None:
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file: name -> {dtype, shape, data_offsets}, and `__metadata__`. Reads no tensor.
 
-    JobError when the file is not safetensors or is shorter than its header promises.
+    JobError when the file is not safetensors, or its header's claims fit neither each other nor the file.
     """
     check_kind(path)
     if path.suffix.lower() != ".safetensors":
@@ -85,15 +85,18 @@ def read_header(path: Path) -> dict[str, Any]:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         size = path.stat().st_size
-        if not 2 <= length <= size - 8:
+        if not 2 <= length <= min(size - 8, MOST_HEADER):
             raise JobError(f"{path} is not a whole safetensors file ({size:,} bytes); download or copy it again")
-        try:
-            header = json.loads(file.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise JobError(f"{path} is not a safetensors file: its header is not JSON; download it again") from None
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        text = file.read(length)
+    try:
+        header = parse_header(text)
+        end = check_header(header)
+    except ValueError as error:
+        raise JobError(f"{path} is not a safetensors file: {error}; download it again") from None
     if size < 8 + length + end:
         raise JobError(f"{path} is cut off: {size:,} bytes of {8 + length + end:,}; download or copy it again")
+    if size > 8 + length + end:
+        raise JobError(f"{path} goes on behind its tensors: {size:,} bytes of {8 + length + end:,}; download it again")
     return header
 
 

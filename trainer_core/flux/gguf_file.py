@@ -7,6 +7,7 @@ rounding beyond that of the file; the others as they are stored.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,28 @@ def open_gguf(path: Path) -> GgufSource:
         raise JobError(f"{path} needs the package gguf: pip install gguf, with the Python that runs ComfyUI") from None
     try:
         reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError) as error:
-        raise JobError(f"{path} is not a whole GGUF file ({error}); download or copy it again") from None
+        _check_bounds(reader, path.stat().st_size)
+        architecture = reader.get_field("general.architecture")
+        kind = bytes(architecture.parts[architecture.data[0]]).decode() if architecture else ""
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise JobError(f"{path} is not a whole GGUF file ({str(error)[:120]}); download or copy it again") from None
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     entries = {
         name: Stored(_shape(reader, tensor), tensor.tensor_type.name, int(tensor.n_bytes)) for name, tensor in tensors.items()
     }
-    architecture = reader.get_field("general.architecture")
-    kind = bytes(architecture.parts[architecture.data[0]]).decode() if architecture else ""
     return GgufSource(path, entries, {"general.architecture": kind}, tensors)
+
+
+def _check_bounds(reader: Any, size: int) -> None:
+    """ValueError where a tensor lies outside of the file or over another, or has another size than its shape."""
+    end = int(reader.data_offset)
+    for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
+        name, start, length = tensor.name[:80], int(tensor.data_offset), int(tensor.n_bytes)
+        if start < end or start + length > size or tensor.data.nbytes != length:
+            raise ValueError(f"the tensor {name!r} lies over another or outside of the file")
+        if prod(map(int, tensor.shape)) != tensor.n_elements or prod(_shape(reader, tensor)) != tensor.n_elements:
+            raise ValueError(f"the tensor {name!r} is not as large as its shape says")
+        end = start + length
 
 
 def _shape(reader: Any, tensor: Any) -> tuple[int, ...]:

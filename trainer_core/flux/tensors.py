@@ -183,8 +183,7 @@ def _files_of(folder: Path) -> list[Path]:
     """
     indices = sorted(folder.glob(f"*{INDEX_SUFFIX}"), key=lambda path: (len(path.name), path.name))
     if indices:
-        named = json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()
-        files = [folder / name for name in sorted(set(named))]
+        files = [folder / name for name in _named_files(indices[0])]
     else:
         files = sorted(folder.glob("*.safetensors"))
         usual = [file for file in files if file.name in USUAL_NAMES]
@@ -199,3 +198,14 @@ def _files_of(folder: Path) -> list[Path]:
             f"{folder} holds {len(files)} models ({', '.join(file.name for file in files[:3])}); name one of the files"
         )
     return files
+
+
+def _named_files(index: Path) -> list[str]:
+    """The files that an index names; they lie beside it, whatever it says."""
+    try:
+        named = sorted(set(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise JobError(f"{index} is no index of a model; download or copy it again") from None
+    if outside := [name for name in named if not name.endswith(".safetensors") or Path(name).name != name]:
+        raise JobError(f"{index} names the file {outside[0]!r}, which does not lie beside it; download or copy it again")
+    return named

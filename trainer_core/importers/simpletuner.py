@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import JobError
+from ..file_names import expanded
 from ..job import TrainJob
 from ..job_file import parse_job
 from ..specs.no_effect import FLOW as FLOW_ROWS
@@ -104,7 +105,7 @@ def import_config(
     config = find_config(config)
     draft = Draft(_canonical(read_options(config)), Place(config, may_read))
     drop_empty(draft)
-    backends = datasets.expanduser().absolute() if datasets else _named_datasets(draft)
+    backends = expanded(str(datasets)).absolute() if datasets else _named_datasets(draft)
     for option, value in draft.options.items():
         row = OPTIONS.get(option)
         if row is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JobError
+from ..file_names import expanded
 
 Options = dict[str, Any]
 
@@ -41,7 +42,7 @@ ENV_NAMES = {  # where the name in .env is not the option's own in capitals
 
 def find_config(path: Path) -> Path:
     """The configuration itself, also where its folder is given; JobError when there is none."""
-    path = path.expanduser().absolute()
+    path = expanded(str(path)).absolute()
     if path.is_dir():
         path = next((path / name for name in CONFIG_NAMES if (path / name).is_file()), path / CONFIG_NAMES[0])
     if not path.is_file():
@@ -63,7 +64,7 @@ def read_options(path: Path) -> Options:
     options: Options = {}
     for name, value in given.items():
         if name.strip("-").upper() == EXTRA:
-            options |= parse_arguments(value if isinstance(value, list) else shlex.split(str(value)))
+            options |= parse_arguments(list(map(str, value)) if isinstance(value, list) else _words(str(value), path))
         else:
             options[option_name(name)] = value
     return options
@@ -88,10 +89,14 @@ def parse_json(text: str, source: Path | str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         pass
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"{source} is not JSON: {error}") from None
     try:
         return json.loads(LOOSE.sub(lambda found: found[1] or "", text))
     except json.JSONDecodeError as error:
         raise JobError(f"{source} is not JSON: line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise JobError(f"{source} is not JSON: {error}") from None
 
 
 def option_name(name: str) -> str:
@@ -136,13 +141,18 @@ def _from_env(text: str, path: Path) -> Options:
         if found is None:
             continue
         name, adds, value = found.groups()
-        try:
-            words = shlex.split(value, comments=True)
-        except ValueError as error:
-            raise JobError(f"{path} line {number}: {error}") from None
+        words = _words(value, f"{path} line {number}", comments=True)
         filled = VARIABLE.sub(lambda name: values.get(name[1] or name[2], ""), " ".join(words))
         values[name] = (values.get(name, "") + filled if adds else filled).strip()
     return {name if name == EXTRA else ENV_NAMES.get(name.lower(), name): value for name, value in values.items()}
+
+
+def _words(text: str, source: Path | str, *, comments: bool = False) -> list[str]:
+    """As a shell would cut them; nothing is run."""
+    try:
+        return shlex.split(text, comments=comments)
+    except ValueError as error:
+        raise JobError(f"{source}: {error}") from None
 
 
 class Place:
@@ -156,7 +166,7 @@ class Place:
 
     def find(self, given: str) -> Path:
         """The absolute path that is meant: from SimpleTuner's folder on, or else beside the configuration."""
-        path = Path(given.strip()).expanduser()
+        path = expanded(given)
         places = [place for place in ((start / path).absolute() for start in self._starts) if self._may_read(place)]
         if not places:
             raise JobError(f"{given} lies outside of what a workflow may read here")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..file_names import expanded
 from ..specs.base import MODEL_FILE_FIELDS
 from .simpletuner_draft import EMPTY, IDLE, OTHERWISE, REFUSED, TAKEN, Draft, Row, Unfit, by, ignore, is_on, otherwise, take
 
@@ -73,7 +74,7 @@ class Swaps(NamedTuple):
         """Field of the base -> file, of those that are given."""
         fields = (*MODEL_FILE_FIELDS, "assistant_lora_path")
         given = {field: getattr(self, field.removesuffix("_path")) for field in fields}
-        return {field: str(Path(path).expanduser().absolute()) for field, path in given.items() if path}
+        return {field: str(expanded(path).absolute()) for field, path in given.items() if path}
 
 
 def later(draft: Draft, option: str, value: Any) -> None:

@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from ..file_names import problem_of
+
 TOKEN = "<token>"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,79}")
 FIELDS = ("prompt", "negative_prompt", "seed")
@@ -30,6 +32,8 @@ def parse_library(text: str) -> tuple[NamedPrompt, ...]:
         entries = json.loads(text, object_pairs_hook=_pairs)
     except json.JSONDecodeError as error:
         raise ValueError(f"the prompt library is no JSON (line {error.lineno}: {error.msg}); {MEND}") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets in brackets without end
+        raise ValueError(f"the prompt library is no JSON ({error}); {MEND}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, tuple) for entry in entries):
         raise ValueError(f"the prompt library is no JSON object; {MEND}")
     if not entries:
@@ -42,7 +46,7 @@ def parse_library(text: str) -> tuple[NamedPrompt, ...]:
 
 
 def _entry(name: str, value: Any) -> NamedPrompt:
-    if not NAME.fullmatch(name) or name != name.strip(" ."):
+    if not NAME.fullmatch(name) or problem_of(name):
         raise ValueError(
             f"the nickname {name!r} is no file name: take letters, digits, blank, dot, dash or underscore, at most 80 of them"
         )

@@ -1,0 +1,20 @@
+"""What the owner's environment holds of keys is in no file of a run: looked for in every one of them."""
+
+from pathlib import Path
+
+from support import job_data, run_in_process
+from trainer_core.job_file import parse_job
+
+CANARY = "canary-4cd1e0b7f2"
+NAMES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "HTTPS_PROXY", "GITHUB_TOKEN")
+
+
+def test_no_file_of_a_run_holds_a_key_of_the_environment(pictures, tmp_path, cache, monkeypatch):
+    for name in NAMES:
+        monkeypatch.setenv(name, f"http://{CANARY}:{CANARY}@localhost" if "PROXY" in name else f"hf_{CANARY}{name}")
+    job = parse_job(job_data(pictures, training={"max_train_steps": 2, "report_to": "tensorboard"}))
+    result = run_in_process(job, tmp_path / "runs", cache)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    kinds = {path.name for path in files}
+    assert {"job.json", "events.jsonl", "manifest.json", "optimizer.safetensors", Path(result["lora"]).name} <= kinds
+    assert [path for path in files if CANARY.encode() in path.read_bytes()] == []
