@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT / "tests" / "comfy"))  # its server serves here, too
 
 MATCHED = ("diffusers", "transformers", "peft")
 TESTS = ("tests/test_flux.py", "tests/test_attention.py", "tests/test_adapter_plan.py", "tests/test_adapter.py")
+TRAIN_SECONDS = 900
 FOR_TESTS = ("pytest", "pyarrow", "psutil")
 TORCH = ("torch", "torchvision", "torchaudio")
 NOT_OURS = {".git", ".venv", "models", "input", "output", "user", "temp"}  # of ComfyUI's folder
@@ -179,7 +180,8 @@ def _train(server: Any) -> bool:
     prompt = to_prompt(load_workflow(EXAMPLE), server.get("/object_info"))
     prompt = change(only(prompt, "TrainLoRA"), "TrainLoRA", max_train_steps=2)
     prompt = change(prompt, "LoadFluxForTraining", mixed_precision="no")
-    return queue(server.url, prompt).status == "success"
+    prompt = change(prompt, "ValidationConfig", validation_num_inference_steps=2)
+    return queue(server.url, prompt, timeout=TRAIN_SECONDS).status == "success"
 
 
 def _is_spent(path: Path, base: Path) -> bool:
