@@ -42,7 +42,7 @@ NETWORK = {
     "CURL_CA_BUNDLE",
 }
 # fmt: on
-HUB = ("HF_", "HUGGING_FACE_HUB_")
+OWN = ("HF_", "HUGGING_FACE_HUB_", "FLUX_LORA_")  # the hub's, and addresses that a webhook may name
 SECRETS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
 
 
@@ -62,6 +62,6 @@ def child_environment(environment: Mapping[str, str], *, allow_network: bool = F
 def _goes_along(name: str, allow_network: bool, reports: bool) -> bool:
     if (allow_network or reports) and name in NETWORK:
         return True
-    if (allow_network and name.startswith(HUB)) or (reports and name.startswith("WANDB_")):
+    if (allow_network and name.startswith(OWN)) or (reports and name.startswith("WANDB_")):
         return True  # tokens, by the owner's switch
     return (name in SYSTEM or name.startswith(CARDS)) and not any(word in name for word in SECRETS)

@@ -12,6 +12,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer_core.errors import JobError
+from ..trainer_core.file_names import expanded
 from .child import make_lora
 from .loaded import load_lora
 from .model_files import NO_FILE, chosen_file, list_files
@@ -182,8 +183,8 @@ def _is_chosen(values: Mapping[str, Any], name: str) -> bool:
 def _chosen(values: Mapping[str, Any], name: str, node: type[io.ComfyNode]) -> str:
     """The path of the LoRA that is meant; JobError where it may not be read, or is not there."""
     if path := values[f"{name}_path"].strip():
-        check_readable(Path(path).expanduser(), f"{name}_path", node.__name__)
-        return str(Path(path).expanduser().absolute())
+        check_readable(expanded(path), f"{name}_path", node.__name__)
+        return str(expanded(path).absolute())
     return chosen_file(LORAS, values[name], f"{node.__name__}: {name}")
 
 

@@ -16,7 +16,7 @@ SECRET = {
     "https_proxy": "http://name:word@proxy",
 }
 NEEDED = {
-    **{"PATH": "/bin", "HOME": "/home/a", "VIRTUAL_ENV": "/env", "LD_LIBRARY_PATH": "/lib", "LC_ALL": "C", "TMPDIR": "/tmp"},
+    **{"PATH": "/bin", "HOME": "/users/a", "VIRTUAL_ENV": "/env", "LD_LIBRARY_PATH": "/lib", "LC_ALL": "C", "TMPDIR": "/tmp"},
     **{"CUDA_VISIBLE_DEVICES": "1", "HIP_VISIBLE_DEVICES": "0", "ROCR_VISIBLE_DEVICES": "0", "HSA_OVERRIDE_GFX_VERSION": "11"},
     **{"PYTORCH_HIP_ALLOC_CONF": "a", "OMP_NUM_THREADS": "2", "HF_HOME": "/hub", "TORCHINDUCTOR_CACHE_DIR": "/t"},
     **{"SystemRoot": "C:\\Windows", "TEMP": "C:\\t", "USERPROFILE": "C:\\u", "ProgramFiles(x86)": "C:\\p", "PATHEXT": ".EXE"},
