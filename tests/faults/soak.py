@@ -21,7 +21,8 @@ from .harmed import Harmed, leftovers, make_harmed, said, start
 LIVES = 4
 WARM_UP, WARM, END = 0.2, 0.3, 0.9  # shares of a life: memory is flat from here, is measured until there, and after that
 LOOK_SECONDS = 1.0
-WISHES = (SAVE, SAMPLE, PAUSE, CONTINUE)
+WISHES = ((SAVE,), (SAMPLE,), (PAUSE, CONTINUE))
+STEPS_BETWEEN = 100  # two wishes
 MOST_GROWTH, MOST_SLOWER = 0.02, 0.05
 
 
@@ -77,8 +78,9 @@ def life(harmed: Harmed, until: int | None) -> list[Look]:
         if 0 < step < harmed.steps:
             first = first or step
             looks.append(Look(step, process.memory_info().rss, process.num_fds(), process.num_threads()))
-            if step > first + 100 * (wishes + 1) and wishes < 3 * len(WISHES):
-                run_dir.ask(WISHES[wishes % len(WISHES)])
+            if step > first + STEPS_BETWEEN * (wishes + 1) and wishes < 3 * len(WISHES):
+                for wish in WISHES[wishes % len(WISHES)]:
+                    run_dir.ask(wish)
                 wishes += 1
             if until is not None and step >= until:
                 run_dir.ask(STOP)
