@@ -93,7 +93,7 @@ def our_seconds(samples: list[Sample], vae_path: Path, cache_dir: Path) -> float
         if not done:
             began.append(time.perf_counter())
 
-    encode_pictures(caches, samples, vae_path, CPU, progress)
+    encode_pictures(caches, pictures_of(samples), vae_path, CPU, progress)
     return time.perf_counter() - began[0]
 
 

@@ -114,7 +114,7 @@ def silent(done: int, total: int) -> None:
 def encoded(samples: Sequence[Sample], cache: Path) -> Caches:
     """These samples with their captions and masks, through pico's encoders in float32."""
     caches = opened(samples, cache)
-    encode_pictures(caches, samples, PICO_FILES.vae, CPU, silent)
+    encode_pictures(caches, pictures_of(samples), PICO_FILES.vae, CPU, silent)
     captions = ["", *(caption for sample in samples for caption in sample.captions)]
     encode_captions(caches, captions, PICO_FILES, FLAVOURS["pico"], EncoderFormat(torch.float32), CPU, silent)
     encode_masks(caches, samples, silent)

@@ -43,7 +43,7 @@ def latents(samples: list[Sample], cache: Path, **options) -> tuple[Caches, list
     """The caches with these latents, checked and filled, and what the progress said was done."""
     seen, caches = [], opened(samples, cache)
     caches.check(samples, [], silent)
-    encode_pictures(caches, samples, PICO_FILES.vae, CPU, lambda done, total: seen.append(done), **options)
+    encode_pictures(caches, pictures_of(samples), PICO_FILES.vae, CPU, lambda done, total: seen.append(done), **options)
     return caches, seen
 
 
@@ -150,7 +150,7 @@ def test_interrupted_caching_goes_on_where_it_was(tmp_path):
 
     caches = opened(samples, cache)
     with pytest.raises(StopRequested):
-        encode_pictures(caches, samples, PICO_FILES.vae, CPU, stop)
+        encode_pictures(caches, pictures_of(samples), PICO_FILES.vae, CPU, stop)
     resumed, seen = latents(samples, cache)
     assert seen == [3, 4, 5]
     straight, _ = latents(samples, tmp_path / "straight")

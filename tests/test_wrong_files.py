@@ -281,10 +281,11 @@ def test_of_flavours_that_no_file_can_tell_apart_nothing_is_said(tmp_path, caplo
 
 
 @pytest.mark.parametrize("guidance", [True, False])
-def test_libreflux_takes_either_file_and_wants_the_padding_hidden(tmp_path, guidance):
+def test_libreflux_takes_either_file_and_has_the_padding_hidden_by_itself(tmp_path, caplog, guidance):
     checked(tmp_path, "libreflux", guidance, flow={"flux_attention_masked_training": True})
-    with pytest.raises(JobError, match=r"padding of the prompt hidden; set flow\.flux_attention_masked_training to true"):
-        checked(tmp_path, "libreflux", guidance)
+    assert not caplog.records
+    checked(tmp_path, "libreflux", guidance)
+    assert "flow.flux_attention_masked_training is True here, which libreflux needs" in caplog.text
 
 
 def test_fluxbooru_wants_the_padding_in_sight(tmp_path, caplog):
@@ -298,8 +299,14 @@ def test_fluxbooru_wants_the_padding_in_sight(tmp_path, caplog):
     ("flavour", "parts", "warning"),
     [
         ("kontext", {}, "kontext is trained here without reference pictures, as a text-to-image model"),
-        ("schnell", {}, "set flux_fast_schedule, or give its training adapter as assistant_lora_path"),
-        ("fluxbooru", {}, "fluxbooru was trained with flux_guidance_value 3.5; 1 teaches it a little of what"),
+        ("schnell", {}, "flow.flux_fast_schedule is True here, which schnell needs, since the job leaves it to the base"),
+        ("schnell", {"flow": {"flow_schedule_shift": 3.0}}, "or give its training adapter as assistant_lora_path"),
+        ("fluxbooru", {}, "flow.flux_guidance_value is 3.5 here, which fluxbooru needs"),
+        (
+            "fluxbooru",
+            {"flow": {"flux_guidance_value": 2}},
+            "was trained with flux_guidance_value 3.5; 2 teaches it a little of",
+        ),
         (
             "dev",
             {"validation": {"validation_num_inference_steps": 8}},

@@ -15,11 +15,11 @@ import psutil
 import torch
 
 from .context import RunContext
-from .data.encode import Caches, encode_captions
+from .data.encode import Caches, encode_captions, encode_pictures
 from .errors import JobError
 from .flux.dialects import open_clip, open_t5
 from .setup import Setup, trigger_word_of
-from .validation.shots import ASKED, Shot, make_shots
+from .validation.shots import ASKED, Shot, make_shots, references_of
 
 SPARE = 1.15  # of what the encoders weigh, for the work on one prompt
 FLOOR = 1 << 29  # bytes
@@ -38,24 +38,31 @@ def ready_asked(setup: Setup, caches: Caches, context: RunContext, prompt: str) 
     job, wishes = setup.job, {"validation_prompts": (prompt,), "user_prompt_library": "", "evaluation_type": "none"}
     validation = job.validation.model_copy(update=wishes)
     try:
-        shots = make_shots(validation, setup.flavour, (), trigger_word_of(job))[:1]
+        shots = make_shots(validation, setup.flavour, (), trigger_word_of(job), setup.starts)[:1]
     except JobError as error:
         log.warning("no picture is made: %s", error)
         return None
     [shot] = (shot._replace(name=ASKED + hashlib.sha256(shot.prompt.encode()).hexdigest()[:10]) for shot in shots)
-    encoders = _ready_texts(setup, caches, context, shot) if context.group.is_first else ()
+    encoders = _ready(setup, caches, context, shot) if context.group.is_first else ()
     encoders = context.group.tell(encoders)
     if encoders is None:
         return None
-    captions = caches.captions if context.group.is_first else caches.captions.again()
-    caches = replace(caches, text_encoders=tuple(encoders), captions=captions)
+    if not context.group.is_first:
+        caches = replace(caches, captions=caches.captions.again(), latents=caches.latents.again())
+    caches = replace(caches, text_encoders=tuple(encoders))
     asked = replace(setup, job=job.model_copy(update={"validation": validation}), shots=(shot,))
     return asked, caches
 
 
-def _ready_texts(setup: Setup, caches: Caches, context: RunContext, shot: Shot) -> tuple[str, ...] | None:
-    """See to it that the shot's texts are in the cache; by which encoders they are. None where they cannot be, or after a wish
-    to stop."""
+def _ready(setup: Setup, caches: Caches, context: RunContext, shot: Shot) -> tuple[str, ...] | None:
+    """See to it that the shot's texts, and what it starts from, are in the cache; by which encoders the texts are. None where
+    they cannot be, or after a wish to stop."""
+    tiled, silent = setup.job.base.vae_enable_tiling, lambda done, total: None
+    try:
+        encode_pictures(caches, references_of([shot]), setup.files.vae, setup.device, silent, tiled=tiled)
+    except JobError as error:
+        log.warning("no picture of %r is made: %s", shot.prompt, error)
+        return None
     texts = list(dict.fromkeys((shot.prompt, shot.negative_prompt)))
     if all(caches.caption_name(text) in caches.captions for text in texts):
         return caches.text_encoders

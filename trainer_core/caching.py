@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from .context import RunContext
 from .data.cache_limit import GB, make_room
-from .data.encode import Caches, encode_captions, encode_masks, encode_pictures, open_caches
+from .data.encode import Caches, encode_captions, encode_masks, encode_pictures, open_caches, pictures_of
 from .data.too_long import warn_of_cut_captions
 from .setup import Setup
+from .validation.shots import references_of
 
 
 def fill_caches(setup: Setup, context: RunContext) -> Caches:
@@ -20,16 +21,16 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
     warn_of_cut_captions(samples, setup.files, setup.flavour)
     captions = [caption for sample in samples for caption in sample.captions]
     captions += [text for shot in setup.shots for text in (shot.prompt, shot.negative_prompt)] + [""]
-    tiled = base.vae_enable_tiling
+    tiled, references = base.vae_enable_tiling, references_of(setup.shots)
     with group.one_after_the_first():
         caches = open_caches(context.cache_dir, samples, setup.files, setup.flavour, setup.encoding, tiled=tiled)
         if group.is_first:
-            caches.check(samples, captions, context.stoppable("check cache"))
+            caches.check(samples, captions, context.stoppable("check cache"), references)
             if limit:
-                make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
+                make_room(context.cache_dir, limit, caches.shards_of(samples, captions, references))
     encode_pictures(
         caches,
-        samples[group.rank :: group.count],
+        (*pictures_of(samples[group.rank :: group.count]), *references[group.rank :: group.count]),
         setup.files.vae,
         setup.device,
         context.stoppable("encode pictures"),
@@ -53,7 +54,7 @@ def fill_caches(setup: Setup, context: RunContext) -> Caches:
     if group.count > 1:
         caches = reopened(caches)
     if limit and group.is_first:
-        make_room(context.cache_dir, limit, caches.shards_of(samples, captions))
+        make_room(context.cache_dir, limit, caches.shards_of(samples, captions, references))
     return caches
 
 

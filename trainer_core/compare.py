@@ -9,7 +9,6 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from .adapter.initial import initial_parts
 from .adapter.plan import plan_adapter
 from .data.encode import Caches
 from .errors import JobError
+from .flavour_check import flow_of
 from .flux.attention import attending
 from .flux.flavours import FLAVOURS
 from .flux.load import empty_transformer, open_weights, read_shape
@@ -35,9 +35,9 @@ from .saved import SavedLora, find_lora, held_out_losses, list_steps
 from .setup import DTYPES, Setup, pick_device
 from .trainee import load_base
 from .validation.grid import Cell, draw_grid
-from .validation.render import encoded_prompt, to_png
+from .validation.render import encoded_prompts, to_png
 from .validation.sample import sample_latents, sampler_settings
-from .validation.shots import Canvas, Shot
+from .validation.shots import Shot, alike, from_data
 from .writing import read_sealed
 
 Progress = Callable[[int, int], None]
@@ -172,6 +172,7 @@ def setup_of(run_dir: RunDir) -> Setup:
     shape = read_shape(files.transformer)
     return Setup(
         job=job,
+        flow=flow_of(job),
         flavour=flavour,
         files=files,
         shape=shape,
@@ -182,7 +183,7 @@ def setup_of(run_dir: RunDir) -> Setup:
         eval_samples=(),
         rejected=(),
         num_steps=0,
-        shots=tuple(Shot(**shot | {"canvas": Canvas(**shot["canvas"])}) for shot in shots),
+        shots=tuple(map(from_data, shots)),
         sampler=sampler_settings(job.validation, flavour),
         device=pick_device(job.training.device),
         dtype=DTYPES[job.base.mixed_precision],
@@ -192,11 +193,9 @@ def setup_of(run_dir: RunDir) -> Setup:
 def sample_shots(setup: Setup, transformer: FluxTransformer2DModel, texts: Caches) -> list[Tensor]:
     """A latent for each shot, in their order."""
     latents: dict[Shot, Tensor] = {}
-    for canvas, group in groupby(sorted(setup.shots, key=lambda shot: shot.canvas), key=lambda shot: shot.canvas):
-        shots = list(group)
-        prompts = [encoded_prompt(texts, shot.prompt, setup.job.flow) for shot in shots]
-        negatives = [encoded_prompt(texts, shot.negative_prompt, setup.job.flow) for shot in shots]
-        found = sample_latents(transformer.eval(), prompts, negatives, setup.sampler, canvas)
+    for shots in alike(setup.shots):
+        prompts, negatives = encoded_prompts(setup, texts, shots)
+        found = sample_latents(transformer.eval(), prompts, negatives, setup.sampler, shots[0].canvas)
         assert found is not None, "nobody can ask this to stop"
         latents |= dict(zip(shots, found, strict=True))
     return [latents[shot] for shot in setup.shots]

@@ -1,11 +1,13 @@
 """Whether a job's flavour, its settings and its files belong together, found out from headers alone.
 
-A flavour brings defaults where the job leaves a number to it (-1 or 0); it never changes a setting that the job has. So what
-contradicts the flavour is an error with the mend in it, and what is merely unusual a warning.
+A flavour brings defaults where the job leaves a setting to it: a number at -1 or 0, noise levels, guidance or text mask that
+were never touched (`flow_of`). It never changes what the job has set. So what contradicts the flavour is an error with the mend
+in it, and what is merely unusual a warning.
 """
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from .errors import JobError
 from .flux.dialects import open_clip, open_t5, open_vae
@@ -13,8 +15,32 @@ from .flux.files import ModelFiles
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape
 from .job import TrainJob
+from .specs.flow import DENSITIES, FlowSpec
+from .specs.no_effect import changed
+
+NOISE_LEVELS = (*DENSITIES, "flow_sigmoid_scale", "flow_schedule_shift", "flow_schedule_auto_shift")
+GUIDANCE = ("flux_guidance_value", "flux_guidance_mode")
 
 log = logging.getLogger(__name__)
+
+
+def flow_of(job: TrainJob) -> FlowSpec:
+    """The job's flow, with what its flavour settles where the job has left it at its default."""
+    return job.flow.model_copy(update=_settled(job))
+
+
+def _settled(job: TrainJob) -> dict[str, Any]:
+    """Schnell's own few noise levels, unless an assistant LoRA lets it learn all; the guidance that a base was trained with;
+    padding hidden where a base never saw it."""
+    flow, flavour = job.flow, FLAVOURS[job.base.model_flavour]
+    settled: dict[str, Any] = {}
+    if job.base.model_flavour == "schnell" and not (job.base.assistant_lora_path.strip() or changed(flow, NOISE_LEVELS)):
+        settled["flux_fast_schedule"] = True
+    if flavour.training_guidance is not None and not changed(flow, GUIDANCE):
+        settled["flux_guidance_value"] = flavour.training_guidance
+    if flavour.masks_text and not flow.flux_attention_masked_training:
+        settled["flux_attention_masked_training"] = True
+    return settled
 
 
 def check_flavour(job: TrainJob, files: ModelFiles, shape: FluxShape) -> None:
@@ -65,23 +91,21 @@ def _about_the_encoders(files: ModelFiles, shape: FluxShape) -> list[str]:
 
 
 def _about_the_mask(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
-    if flavour.masks_text is None or flavour.masks_text == job.flow.flux_attention_masked_training:
+    if flavour.masks_text is not False or not job.flow.flux_attention_masked_training:
         return []
-    hidden = "hidden" if flavour.masks_text else "in sight"
-    return [
-        f"{name} was trained with the padding of the prompt {hidden}; set flow.flux_attention_masked_training to "
-        f"{str(flavour.masks_text).lower()}"
-    ]
+    return [f"{name} was trained with the padding of the prompt in sight; set flow.flux_attention_masked_training to false"]
 
 
 def _about_references(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
     if flavour.takes_references:
         return []
     able = " or ".join(other for other, facts in FLAVOURS.items() if facts.takes_references and other != "pico")
+    given = [(f"dataset {dataset_id!r} has reference_data_dir", "reference_data_dir") for dataset_id in _referring(job)]
+    if job.validation.validation_reference_path.strip():
+        given.append(("validation_reference_path is given", "it"))
     return [
-        f"dataset {dataset_id!r} has reference_data_dir, but {name} never learned to start from a picture; choose {able} as "
-        "model_flavour, or clear reference_data_dir"
-        for dataset_id in _referring(job)
+        f"{what}, but {name} never learned to start from a picture; choose {able} as model_flavour, or clear {field}"
+        for what, field in given
     ]
 
 
@@ -91,8 +115,11 @@ def _referring(job: TrainJob) -> list[str]:
 
 
 def _warnings(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
-    validation, flow = job.validation, job.flow
-    warnings = []
+    validation, flow = job.validation, flow_of(job)
+    warnings = [
+        f"flow.{field} is {value!r} here, which {name} needs, since the job leaves it to the base"
+        for field, value in _settled(job).items()
+    ]
     fewest, most = flavour.num_steps
     if validation.validation_num_inference_steps and not fewest <= validation.validation_num_inference_steps <= most:
         usual = f"at least {fewest}" if most == 1000 else f"{fewest} to {most}"
@@ -110,17 +137,12 @@ def _warnings(name: str, flavour: Flavour, job: TrainJob) -> list[str]:
         )
     if name == "schnell" and not (flow.flux_fast_schedule or job.base.assistant_lora_path):
         warnings.append(
-            "schnell loses its few-step ability when all noise levels are trained; set flux_fast_schedule, or give its "
-            "training adapter as assistant_lora_path"
+            "schnell loses its few-step ability when all noise levels are trained; leave the noise levels at their defaults, "
+            "which turns flux_fast_schedule on, or give its training adapter as assistant_lora_path"
         )
     if name == "kontext" and not _referring(job):
         warnings.append(
             "kontext is trained here without reference pictures, as a text-to-image model; give reference_data_dir to train on "
             "pairs"
-        )
-    if _referring(job) and (validation.validation_prompts or validation.num_validation_images):
-        warnings.append(
-            "the run's own pictures are made from the prompt alone, without a reference; the held-out loss of an eval dataset "
-            "with reference_data_dir tells more"
         )
     return warnings

@@ -25,6 +25,7 @@ DEMO_FOLDERS = {  # choices of DatasetBucket -> folders that ship with the pack
     DEMO_PICTURES: pico.DEMO_PICTURES_DIR,
     "pico demo subject": pico.DEMO_SUBJECT_DIR,
     "pico plain pictures": pico.DEMO_PLAIN_DIR,
+    "pico two-tone pictures": pico.DEMO_STYLED_DIR,  # with the plain ones as references
 }
 FILES = {  # widget of LoadFluxForTraining -> ComfyUI's key of the folder
     "transformer": "diffusion_models",
@@ -126,8 +127,10 @@ def dataset_of(
     previous: tuple[DatasetSpec, ...],
     folders: Mapping[str, str],
 ) -> DatasetSpec:
-    """DatasetBucket, whose pictures lie in these `folders`: fields of DatasetSpec."""
+    """DatasetBucket, whose pictures lie in these `folders`: fields of DatasetSpec. References may be a folder of the pack."""
     fields = joined(options, values, "DatasetBucket") | dict(folders)
+    if (shipped := DEMO_FOLDERS.get(fields.get("reference_data_dir", "").strip())) is not None:
+        fields["reference_data_dir"] = str(shipped)
     name = str(fields.pop("id", "")).strip() or Path(fields["instance_data_dir"]).name
     fields["id"] = distinct(name, {spec.id for spec in previous})
     return parse_part("datasets", [fields], "DatasetBucket")[0]

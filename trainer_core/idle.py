@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 PICTURES = (
     "validation_negative_prompt",
     "validation_resolution",
+    "validation_reference_path",
     "validation_num_inference_steps",
     "validation_guidance",
     "validation_guidance_real",

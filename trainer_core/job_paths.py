@@ -31,7 +31,7 @@ PATH_FIELDS: dict[type[Spec], tuple[str, ...]] = {
     ),
     DatasetSpec: ("instance_data_dir", "mask_data_dir", "reference_data_dir", "wildcards_dir", "caption_table"),
     LoraSpec: ("init_lora",),
-    ValidationSpec: ("pretrained_evaluation_model_name_or_path",),
+    ValidationSpec: ("pretrained_evaluation_model_name_or_path", "validation_reference_path"),
 }
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*")  # what may also stand in *_name_or_path
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from diffusers import FluxTransformer2DModel
 from PIL import Image
 
-from .data.encode import Caches, encode_captions, encode_masks, encode_pictures, open_caches
+from .data.encode import Caches, encode_captions, encode_masks, encode_pictures, open_caches, pictures_of
 from .errors import JobError
 from .saved import SavedLora
 from .setup import Setup, prepare
 from .validation.evaluate import ByDataset, choose, evaluate, mean_loss
+from .validation.shots import references_of
 
 if TYPE_CHECKING:
     from .validation.clip_score import Score
@@ -39,17 +40,17 @@ def with_pictures(setup: Setup, cache_dir: Path) -> Setup:
 
 
 def encode(setup: Setup, cache_dir: Path) -> Caches:
-    """The prompts and what the held-out loss is measured on, encoded or found in the cache."""
+    """The prompts with what they start from, and what the held-out loss is measured on, encoded or found in the cache."""
     judged = choose(setup.eval_samples, setup.job.validation.num_eval_images)
     texts = [text for shot in setup.shots for text in (shot.prompt, shot.negative_prompt)]
     texts += [sample.caption for sample in judged]
     silent = lambda done, total: None  # noqa: E731
     base, tiled = setup.job.base, setup.job.base.vae_enable_tiling
     caches = open_caches(cache_dir, judged, setup.files, setup.flavour, setup.encoding, tiled=tiled)
-    if judged:
+    if pictures := [*pictures_of(judged), *references_of(setup.shots)]:
         encode_pictures(
             caches,
-            judged,
+            pictures,
             setup.files.vae,
             setup.device,
             silent,

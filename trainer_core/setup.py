@@ -6,6 +6,7 @@ Making a `Setup` reads headers and indexes pictures, no weights, and so finds ev
 
 import logging
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .data.report import group_reasons
 from .data.sample import Index, Rejected, Sample
 from .data.small_buckets import settle_small_buckets
 from .errors import JobError
-from .flavour_check import check_flavour
+from .flavour_check import check_flavour, flow_of
 from .flux.attention import check_attention, check_place
 from .flux.compiling import check_compiling, missing_compiler, pays
 from .flux.files import ModelFiles, fingerprint
@@ -39,12 +40,15 @@ from .optimizer_check import check_optimizer
 from .optimizers import effective
 from .run_dir import RUN_FOLDER_VERSION, RunDir
 from .specs.base import BaseModelSpec
+from .specs.flow import FlowSpec
+from .specs.prompts import parse_library
 from .trackers import check_trackers
 from .tread import Span, resolve_routes
 from .validation.held_out import set_aside
 from .validation.previews import find_decoder
 from .validation.sample import SamplerSettings, sampler_settings
-from .validation.shots import Shot, make_shots
+from .validation.shots import Shot, make_shots, to_data
+from .validation.starts import Start, examples_of, starts_at
 from .writing import Damaged, read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
@@ -58,12 +62,14 @@ DTYPES = {"bf16": torch.bfloat16, "no": torch.float32}
 
 @dataclass(frozen=True)
 class Setup:
-    """A job with all that follows from it and from its files. `initial` are the parts of init_lora, `spans` the routes;
-    `samples` are trained on, `eval_samples` only judged; `num_recomputed` is how many blocks the memory there is asks to
-    recompute, where that was found out (`plan/recomputing.py`).
+    """A job with all that follows from it and from its files. `flow` is the job's with what its flavour settles, `initial` are
+    the parts of init_lora, `spans` the routes; `samples` are trained on, `eval_samples` only judged; `starts` are what pictures
+    start from, in turn; `num_recomputed` is how many blocks the memory there is asks to recompute, where that was found out
+    (`plan/recomputing.py`).
     """
 
     job: TrainJob
+    flow: FlowSpec
     flavour: Flavour
     files: ModelFiles
     shape: FluxShape
@@ -80,6 +86,7 @@ class Setup:
     dtype: torch.dtype
     preview_decoder: Path | None = None
     num_recomputed: int | None = None
+    starts: tuple[Start, ...] = ()
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -161,14 +168,15 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     for field in PRECISION_FIELDS:
         check_precision(getattr(job.base, field), f"base.{field}")
     check_kernels(job.base.base_model_precision, "base.base_model_precision", device)
-    masked = job.flow.flux_attention_masked_training
+    flow = flow_of(job)
+    masked = flow.flux_attention_masked_training
     check_attention(job.base.attention_mechanism, masked=masked, precision=job.base.base_model_precision)
     check_place(job.base.attention_mechanism, device, DTYPES[job.base.mixed_precision])
     warn_of_slow_bf16(device, DTYPES[job.base.mixed_precision])
     files = resolve_files(job.base)
     shape = read_shape(files.transformer)
     check_flavour(job, files, shape)
-    if job.flow.flux_attention_masked_training:
+    if masked:
         log.warning(
             "the text's padding is hidden in training and in the run's samples, but ComfyUI's own sampler does not hide it"
         )
@@ -198,12 +206,13 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     num_steps = count_steps(job, order_of(job, samples))
     check_turns(job, samples, num_steps)
     spans = resolve_routes(job.routes, shape.num_double + shape.num_single, num_steps)
-    captions = list(dict.fromkeys(sample.caption for sample in samples))
-    shots = make_shots(job.validation, flavour, captions, trigger_word_of(job))
+    captions, starts = pictured(job, samples, judged)
+    shots = make_shots(job.validation, flavour, captions, trigger_word_of(job), starts)
     sampler = sampler_settings(job.validation, flavour)
     warn_of_idle(job, shape, sampler, len(shots))
     return Setup(
         job=job,
+        flow=flow,
         flavour=flavour,
         files=files,
         shape=shape,
@@ -219,7 +228,17 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
         device=device,
         dtype=DTYPES[job.base.mixed_precision],
         preview_decoder=find_decoder(job.base, files),
+        starts=tuple(starts),
     )
+
+
+def pictured(job: TrainJob, samples: Sequence[Sample], judged: Sequence[Sample]) -> tuple[list[str], Sequence[Start]]:
+    """The captions that are pictured where the job names no prompt, and what pictures start from."""
+    spec = job.validation
+    num_named = len(spec.validation_prompts) + len(parse_library(spec.user_prompt_library))
+    examples = examples_of(samples, judged, max(num_named, spec.num_validation_images, 1))
+    own = [example.start for example in examples if example.start is not None]
+    return [example.caption for example in examples], starts_at(spec.validation_reference_path) or own
 
 
 def _trains_modulation(adapter: AdapterPlan) -> bool:
@@ -295,12 +314,13 @@ def write_manifest(setup: Setup, run_dir: RunDir, *, processes: int = 1) -> None
         "parameters": setup.num_parameters,
         "modules": list(setup.modules),
         "optimizer": effective(setup.job.optimizer),
+        "flow": setup.flow.model_dump(mode="json"),
         "pictures": len(setup.samples),
         "buckets": count_buckets(setup.samples),
         "rejected": [{"dataset": name, "path": str(path), "reason": reason} for name, path, reason in setup.rejected],
         "sampler": asdict(setup.sampler),
         "previews": str(setup.preview_decoder) if setup.preview_decoder else "none: base.preview_decoder_path is empty",
-        "shots": [shot._asdict() | {"canvas": shot.canvas._asdict()} for shot in setup.shots],
+        "shots": [to_data(shot) for shot in setup.shots],
     }
     write_sealed(run_dir.manifest_path, manifest)
 

@@ -117,7 +117,7 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
     """The loop, from where the trainee stands to the last step. StopRequested once a wanted stop is saved."""
     job, training, history, group = setup.job, setup.job.training, trainee.history, context.group
     accumulation, first = training.gradient_accumulation_steps, history.step
-    objective, update = Objective(job.flow, setup.dtype, training.seed), Update(trainee.optimizer, make_clip(job.optimizer))
+    objective, update = Objective(setup.flow, setup.dtype, training.seed), Update(trainee.optimizer, make_clip(job.optimizer))
     dropouts = find_dropouts(trainee.transformer)
     plan = BatchPlan(
         setup.samples,

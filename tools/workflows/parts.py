@@ -79,8 +79,8 @@ def prompts(
     )
 
 
-def adaptive(end: str = "", **rules: Any) -> Node:
-    links = {"model": f"flux{end}.MODEL", "positive": f"guided{end}", "negative": f"unguided{end}"}
+def adaptive(end: str = "", asked: tuple[str, str] = ("guided", "unguided"), **rules: Any) -> Node:
+    links = {"model": f"flux{end}.MODEL", "positive": f"{asked[0]}{end}", "negative": f"{asked[1]}{end}"}
     return node(f"guider{end}", "AdaptiveGuider", links, **rules)
 
 
@@ -112,6 +112,17 @@ def sampled(name: str, end: str = "", title: str = "", latent: str = "") -> tupl
             title=title,
             picture=330,
         ),
+    )
+
+
+def started(reference: str, end: str = "") -> tuple[Node, ...]:
+    """Both prompts with the latent that the picture starts from."""
+    return tuple(
+        node(f"{kind}{end}", "ReferenceLatent", {"conditioning": source, "latent": reference}, title=title)
+        for kind, source, title in (
+            ("from", f"guided{end}", "Start from this"),
+            ("unfrom", f"unguided{end}", "Start from this (negative)"),
+        )
     )
 
 

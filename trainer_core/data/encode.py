@@ -88,12 +88,16 @@ class Caches:
 
     def latent(self, sample: Sample, view: int = 0) -> Tensor:
         """(16, H, W) float32."""
-        return self.latents.read(self.latent_name(picture_of(sample, view)))["latent"]
+        return self.latent_of(picture_of(sample, view))
 
     def reference(self, sample: Sample, view: int = 0) -> Tensor:
         """(16, H, W) float32 of what the picture starts from; the sample must have a reference."""
         assert sample.reference is not None, "only what has a reference is asked for it"
-        return self.latents.read(self.latent_name(reference_of(sample, view)))["latent"]
+        return self.latent_of(reference_of(sample, view))
+
+    def latent_of(self, picture: Picture) -> Tensor:
+        """(16, H, W) float32 of any picture that was encoded."""
+        return self.latents.read(self.latent_name(picture))["latent"]
 
     def text(self, caption: str) -> dict[str, Tensor]:
         """(L, D) under `text`, (L,) bool under `text_mask` (false is padding), (P,) under `pooled`."""
@@ -114,26 +118,31 @@ class Caches:
         source = self.mask_sources[sample.mask.path, sample.path]
         return entry_name("masks", *map(str, source), str(sample.bucket), str(sample.views[view]), str(DOWNSCALE))
 
-    def needed(self, samples: Sequence[Sample], captions: Iterable[str]) -> tuple[tuple[Shards, set[str]], ...]:
-        """For each kind, the names of the entries that these come to."""
+    def needed(
+        self, samples: Sequence[Sample], captions: Iterable[str], others: Iterable[Picture] = ()
+    ) -> tuple[tuple[Shards, set[str]], ...]:
+        """For each kind, the names of the entries that these come to; `others` are pictures besides."""
         masked = [(sample, view) for sample in samples if sample.mask is not None for view in range(len(sample.views))]
         return (
-            (self.latents, {self.latent_name(picture) for picture in pictures_of(samples)}),
+            (self.latents, {self.latent_name(picture) for picture in (*pictures_of(samples), *others)}),
             (self.captions, {self.caption_name(caption) for caption in captions}),
             (self.masks, {self.mask_name(sample, view) for sample, view in masked}),
         )
 
-    def check(self, samples: Sequence[Sample], captions: Iterable[str], progress: Progress) -> None:
+    def check(
+        self, samples: Sequence[Sample], captions: Iterable[str], progress: Progress, others: Iterable[Picture] = ()
+    ) -> None:
         """Read once what is there of these, and drop what is damaged, so that it is encoded again."""
-        there = [(shards, [name for name in names if name in shards]) for shards, names in self.needed(samples, captions)]
+        needed = self.needed(samples, captions, others)
+        there = [(shards, [name for name in names if name in shards]) for shards, names in needed]
         before, total = 0, sum(len(names) for _, names in there)
         for shards, names in there:
             shards.check(names, lambda done, before=before: progress(before + done, total))
             before += len(names)
 
-    def shards_of(self, samples: Sequence[Sample], captions: Iterable[str]) -> set[Path]:
+    def shards_of(self, samples: Sequence[Sample], captions: Iterable[str], others: Iterable[Picture] = ()) -> set[Path]:
         """The files in which these are, as far as they are encoded."""
-        return {path for shards, names in self.needed(samples, captions) for path in shards.used(names)}
+        return {path for shards, names in self.needed(samples, captions, others) for path in shards.used(names)}
 
 
 def open_caches(
@@ -163,7 +172,7 @@ def open_caches(
 
 def encode_pictures(
     caches: Caches,
-    samples: Iterable[Sample],
+    wanted: Iterable[Picture],
     vae_path: Path,
     device: torch.device,
     progress: Progress,
@@ -172,12 +181,12 @@ def encode_pictures(
     sliced: bool = False,
     batch_size: int = 1,
 ) -> None:
-    """The latent of each view of each sample and of its reference, float32 (16, H, W) under `latent`, where it is missing.
+    """The latent of each picture, float32 (16, H, W) under `latent`, where it is missing.
 
     So many pictures of one bucket go through the VAE together; sliced, it takes them one by one all the same. JobError when a
     file is not what it was when it was looked at.
     """
-    pictures = {caches.latent_name(picture): picture for picture in pictures_of(samples)}
+    pictures = {caches.latent_name(picture): picture for picture in wanted}
     missing = {name: picture for name, picture in pictures.items() if name not in caches.latents}
     done = len(pictures) - len(missing)
     if not missing:

@@ -28,6 +28,7 @@ from ..optimizers import make_optimizer
 from ..setup import Setup
 from ..specs.optimizer import OptimizerSpec
 from ..validation.sample import prompts_at_once
+from ..validation.shots import references_of
 from .activations import Pass, sampling_growth, training_growth
 from .rehearse import rehearse
 from .weights import BaseWeights, Weights, base_weights, kept_weights
@@ -125,10 +126,13 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
 
 def sampling_work(setup: Setup) -> int:
     """Bytes that the run's pictures take: as many prompts at once as the sampler takes, or the VAE with one of them."""
-    sampler, canvas = setup.sampler, max((shot.canvas for shot in setup.shots), key=lambda canvas: canvas.num_tokens)
+    sampler, largest = setup.sampler, max(setup.shots, key=lambda shot: shot.num_tokens)
+    canvas, reference = largest.canvas, largest.reference
     copies = 2 if sampler.has_cfg and sampler.cfg_passes != "two" else 1
-    batch = min(prompts_at_once(sampler, canvas), len(setup.shots)) * copies
-    one = Pass(batch, canvas.width, canvas.height, setup.flavour.t5_max_length)
+    batch = min(prompts_at_once(sampler, largest.num_tokens), len(setup.shots)) * copies
+    one = Pass(
+        batch, canvas.width, canvas.height, setup.flavour.t5_max_length, tuple(reference.bucket) if reference else (0, 0)
+    )
     growth = sampling_growth(setup.shape, setup.job.lora, setup.dtype, one)
     latent = (1, LATENT_CHANNELS, canvas.height // DOWNSCALE, canvas.width // DOWNSCALE)
     decoding = vae_cost(setup.files.vae, latent, decoding=True)
@@ -182,7 +186,8 @@ def state_bytes(spec: OptimizerSpec) -> float:
 def disk_bytes(setup: Setup) -> Mapping[str, int]:
     """What the caches will hold: latents in float32, captions in the encoders' format; a prompt is a caption too."""
     samples = (*setup.samples, *setup.eval_samples)
-    cells = sum(len(s.views) * bucket.width * bucket.height // DOWNSCALE**2 for s in samples for bucket in s.shape)
+    cells = sum(len(s.views) * prod(bucket) // DOWNSCALE**2 for s in samples for bucket in s.shape)
+    cells += sum(prod(reference.bucket) // DOWNSCALE**2 for reference in references_of(setup.shots))
     captions = len({caption for s in samples for caption in s.captions} | {shot.prompt for shot in setup.shots} | {""})
     text = setup.flavour.t5_max_length * setup.shape.t5_width + setup.shape.clip_width
     return {"latents": FLOAT32 * LATENT_CHANNELS * cells, "captions": captions * text * setup.dtype.itemsize}
@@ -190,7 +195,8 @@ def disk_bytes(setup: Setup) -> Mapping[str, int]:
 
 def largest_picture(setup: Setup) -> tuple[int, int]:
     """Width and height of the largest bucket, in pixels, of pictures and references."""
-    largest = max((bucket for sample in (*setup.samples, *setup.eval_samples) for bucket in sample.shape), key=prod)
+    trained = (bucket for sample in (*setup.samples, *setup.eval_samples) for bucket in sample.shape)
+    largest = max((*trained, *(reference.bucket for reference in references_of(setup.shots))), key=prod)
     return largest.width, largest.height
 
 

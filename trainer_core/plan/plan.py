@@ -96,7 +96,7 @@ def is_surely_small(setup: Setup, room: Room) -> bool:
     token and block twice what a block keeps without checkpointing."""
     one, text = largest_pass(setup), setup.flavour.t5_max_length
     sampled = max(
-        (2 * prompts_at_once(setup.sampler, shot.canvas) * (shot.canvas.num_tokens + text) for shot in setup.shots), default=0
+        (2 * prompts_at_once(setup.sampler, shot.num_tokens) * (shot.num_tokens + text) for shot in setup.shots), default=0
     )
     work = 128 * max(one.batch * one.num_joint, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single

@@ -19,7 +19,8 @@ class ValidationSpec(Spec):
     validation_negative_prompt: str = Field("", description="Negative prompt; used when validation_guidance_real is above 1.")
     validation_resolution: str = Field(
         "",
-        description="WIDTHxHEIGHT in pixels, or several, such as 1024x1024, 1280x768; empty: a square of the base's home resolution.",
+        description="WIDTHxHEIGHT in pixels, or several, such as 1024x1024, 1280x768; empty: a square of the base's home resolution, "
+        "or what has its area and the aspect of the reference.",
     )
     validation_num_inference_steps: int = Field(
         0, ge=0, le=1000, description="Sampler steps; 0: what suits the base (20; schnell 4)."
@@ -90,6 +91,11 @@ class ValidationSpec(Spec):
     eval_masked: bool = Field(
         False,
         description="Measure on what the masks leave, as the loss is trained. Off: on whole pictures, also where masks are trained with.",
+    )
+    validation_reference_path: str = Field(
+        "",
+        description="A picture, or a folder of them, that the prompts start from in turn, for kontext. Empty: references of the "
+        "datasets, first those that are never trained on.",
     )
 
     @model_validator(mode="after")

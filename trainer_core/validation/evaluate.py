@@ -118,7 +118,7 @@ def losses_of(setup: Setup, transformer: FluxTransformer2DModel, sample: Sample,
     noise = torch.randn(batch.latent_BCHW.shape, generator=generator(setup.job.validation.validation_seed, 0, sample.path.name))
     target = flow.velocity(batch.latent_BCHW, noise)
     at_once = max(1, TOKENS_AT_ONCE // (batch.num_tokens + batch.num_reference_tokens))
-    guidance, text_mask = torch.tensor(setup.job.flow.flux_guidance_value), attention_mask(setup.job.flow, batch.text_mask_BL)
+    guidance, text_mask = torch.tensor(setup.flow.flux_guidance_value), attention_mask(setup.flow, batch.text_mask_BL)
     losses, chunks = [], told_sigma(sigmas, setup.dtype).split(at_once)
     passes = [Conditions(chunk, guidance.expand(len(chunk)), batch.pooled_BP.expand(len(chunk), -1)) for chunk in chunks]
     look_ahead(transformer, passes, "evaluation")

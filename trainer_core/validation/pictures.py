@@ -1,9 +1,14 @@
 """What people look at instead of reading: the before/after sheet and the loss curve."""
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..writing import write_atomically
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SMOOTHING = 0.9
 MAX_COLUMNS = 12
@@ -29,19 +34,19 @@ def draw_before_after(path: Path, prompts: list[str], before: list[Path], after:
     _save(figure, path)
 
 
-def draw_pair(path: Path, left: Path, right: Path, labels: tuple[str, str]) -> None:
-    """Two pictures side by side, each under its label."""
+def draw_row(path: Path, labelled: "Sequence[tuple[str, Image.Image]]") -> None:
+    """Pictures side by side, each under its label."""
     import io
 
     from PIL import Image, ImageDraw, ImageFont
 
-    pictures = [Image.open(name).convert("RGB") for name in (left, right)]
-    edge = max(picture.height for picture in pictures)
+    edge = max(picture.height for _, picture in labelled)
     font = ImageFont.load_default(max(LEAST_LETTERS, edge // 40))
     band = round(font.size * 1.6)
-    sheet = Image.new("RGB", (sum(picture.width for picture in pictures) + SEPARATOR, edge + band), PAPER)
+    across = sum(picture.width for _, picture in labelled) + SEPARATOR * (len(labelled) - 1)
+    sheet = Image.new("RGB", (across, edge + band), PAPER)
     draw, x = ImageDraw.Draw(sheet), 0
-    for picture, label in zip(pictures, labels, strict=True):
+    for label, picture in labelled:
         draw.text((x + picture.width / 2, band / 2), label, font=font, fill=INK, anchor="mm")
         sheet.paste(picture, (x, band + (edge - picture.height) // 2))
         x += picture.width + SEPARATOR

@@ -10,7 +10,7 @@ writes them.
 import hashlib
 import io
 import struct
-from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import astuple
 from pathlib import Path
@@ -22,17 +22,16 @@ from PIL import Image
 from ..adapter.switch import adapter_off
 from ..context import RunContext
 from ..data.encode import Caches
-from ..data.images import to_image
+from ..data.images import apply_fit, load_rgb, to_image
 from ..flux.files import fingerprint
 from ..flux.vae import load_vae
 from ..objective import attention_mask
 from ..setup import Setup
-from ..specs.flow import FlowSpec
 from ..writing import write_atomically
-from .pictures import draw_pair
+from .pictures import draw_row
 from .previews import Previews, Show
 from .sample import Encoded, Foresee, latent_size, prompts_at_once, sample_latents
-from .shots import Canvas, Shot, place_of
+from .shots import Shot, alike, place_of
 
 
 def render_shots(
@@ -52,10 +51,7 @@ def render_shots(
     paths = {shot: context.run_dir.sample_path(step, shot.name, ema=ema) for shot in setup.shots}
     if step == 0 and context.group.is_first:
         _take_known(setup, paths, context)
-    by_canvas: dict[Canvas, list[Shot]] = defaultdict(list)
-    for shot in setup.shots:
-        by_canvas[shot.canvas].append(shot)
-    for shots in by_canvas.values():
+    for shots in alike(setup.shots):
         if context.group.tell(all(is_whole(paths[shot]) for shot in shots)):
             continue
         latents = _sample(setup, transformer, caches, context, shots, step)
@@ -95,13 +91,12 @@ def _sample(
     shots: list[Shot],
     step: int,
 ) -> torch.Tensor | None:
-    """Of shots on one canvas; None after a wish to stop."""
-    flow, group, canvas = setup.job.flow, context.group, shots[0].canvas
-    at_once = prompts_at_once(setup.sampler, canvas)
+    """Of shots that are alike; None after a wish to stop."""
+    group, canvas = context.group, shots[0].canvas
+    at_once = prompts_at_once(setup.sampler, shots[0].num_tokens)
     batches = [range(len(shots))[start : start + at_once] for start in range(0, len(shots), at_once)]
     own = [number for batch in group.mine(len(batches)) for number in batches[batch]]
-    prompts = [encoded_prompt(caches, shots[number].prompt, flow) for number in own]
-    negatives = [encoded_prompt(caches, shots[number].negative_prompt, flow) for number in own]
+    prompts, negatives = encoded_prompts(setup, caches, [shots[number] for number in own])
     transformer.eval()
     progress, foresee = context.progress("sample"), _previews(setup, context, [shots[number] for number in own], step)
     should_stop = (lambda: False) if group.in_step else context.should_stop
@@ -139,7 +134,7 @@ def _take_known(setup: Setup, paths: dict[Shot, Path], context: RunContext) -> N
 
 def _known_path(setup: Setup, shot: Shot, context: RunContext) -> Path:
     """Where the base's picture of this shot is kept: by all that shapes it."""
-    base, flow, files = setup.job.base, setup.job.flow, setup.files
+    base, flow, files = setup.job.base, setup.flow, setup.files
     helper = base.assistant_lora_path.strip()
     parts = [
         *(fingerprint(path) for path in (files.transformer, files.vae, files.clip_l, files.t5)),
@@ -153,24 +148,34 @@ def _known_path(setup: Setup, shot: Shot, context: RunContext) -> Path:
         setup.device.type,
         torch.__version__,
         astuple(setup.sampler),
-        shot[1:],
+        shot[1:-1],
+        shot.reference and shot.reference[1:],
     ]
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
     return context.cache_dir / "pictures" / digest[:2] / f"{digest}.png"
 
 
 def _compare(shot: Shot, path: Path, context: RunContext, *, step: int, ema: bool) -> Path:
-    """The picture beside that of the base."""
+    """The picture beside that of the base, and before both what it starts from, as long as its file is there."""
     compared = context.run_dir.compared_path(step, shot.name, ema=ema)
-    base = context.run_dir.sample_path(0, shot.name)
-    draw_pair(compared, base, path, ("base", f"step {step}{', average' if ema else ''}"))
+    row = [("base", context.run_dir.sample_path(0, shot.name)), (f"step {step}{', average' if ema else ''}", path)]
+    pictures = [(label, load_rgb(file)) for label, file in row]
+    if (start := shot.reference) is not None and start.path.is_file():
+        pictures.insert(0, ("from", apply_fit(load_rgb(start.path, start.background or "white"), start.fit, start.bucket)))
+    draw_row(compared, pictures)
     return compared
 
 
-def encoded_prompt(caches: Caches, caption: str, flow: FlowSpec) -> Encoded:
-    """The caption with the mask that training uses."""
-    entry = {name: tensor.unsqueeze(0) for name, tensor in caches.text(caption).items()}
-    return Encoded(entry["text"], entry["pooled"], attention_mask(flow, entry["text_mask"]))
+def encoded_prompts(setup: Setup, caches: Caches, shots: Sequence[Shot]) -> tuple[list[Encoded], list[Encoded]]:
+    """What the model is asked for each shot, and the negative of it, which has the same reference."""
+
+    def encoded(shot: Shot, caption: str) -> Encoded:
+        """With the mask that training uses."""
+        entry = {name: tensor.unsqueeze(0) for name, tensor in caches.text(caption).items()}
+        reference = shot.reference and caches.latent_of(shot.reference).unsqueeze(0)
+        return Encoded(entry["text"], entry["pooled"], attention_mask(setup.flow, entry["text_mask"]), reference)
+
+    return [encoded(shot, shot.prompt) for shot in shots], [encoded(shot, shot.negative_prompt) for shot in shots]
 
 
 def is_whole(path: Path) -> bool:

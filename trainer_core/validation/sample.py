@@ -52,20 +52,23 @@ class SamplerSettings:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Captions as the model takes them; the mask, if any, is that of `objective.attention_mask`."""
+    """What the model is asked: captions, with the mask of `objective.attention_mask`, if any, and the latents to start from."""
 
     text_BLD: Tensor
     pooled_BP: Tensor
     text_mask_BL: Tensor | None = None
+    reference_BCHW: Tensor | None = None
 
 
 def together(captions: Sequence[Encoded]) -> Encoded:
     """All of them as one batch."""
     masks = [caption.text_mask_BL for caption in captions if caption.text_mask_BL is not None]
+    references = [caption.reference_BCHW for caption in captions if caption.reference_BCHW is not None]
     return Encoded(
         torch.cat([caption.text_BLD for caption in captions]),
         torch.cat([caption.pooled_BP for caption in captions]),
         torch.cat(masks) if masks else None,
+        torch.cat(references) if references else None,
     )
 
 
@@ -83,9 +86,10 @@ def sampler_settings(spec: ValidationSpec, flavour: Flavour) -> SamplerSettings:
     )
 
 
-def prompts_at_once(settings: SamplerSettings, canvas: Canvas) -> int:
-    """As many prompts are sampled together, each twice with real CFG; one where CFG ends by what the picture itself shows."""
-    return 1 if settings.has_cfg and settings.cfg_threshold < 1 else max(1, TOKENS_AT_ONCE // canvas.num_tokens)
+def prompts_at_once(settings: SamplerSettings, num_tokens: int) -> int:
+    """As many prompts are sampled together, of so many image tokens each, references included; each twice with real CFG. One
+    where CFG ends by what the picture itself shows."""
+    return 1 if settings.has_cfg and settings.cfg_threshold < 1 else max(1, TOKENS_AT_ONCE // num_tokens)
 
 
 def latent_size(canvas: Canvas) -> tuple[int, int, int]:
@@ -106,12 +110,14 @@ def sample_latents(
 ) -> Tensor | None:
     """(number of prompts, 16, H, W) float32 on the CPU, or None when a stop was wished for. A negative for each prompt.
 
-    All prompts start from the same noise. They are sampled as many at once as have the tokens of one 1024 px picture.
+    All prompts start from the same noise, and from references of one size or none; a negative has that of its prompt. As many
+    are sampled at once as have the tokens of one 1024 px picture.
     `foresee` is told, after some steps, the number of the batch's first prompt, the step's, and what the model foresees.
     """
     noise = torch.randn((1, *latent_size(canvas)), generator=torch.Generator("cpu").manual_seed(canvas.seed))
     sigmas = sampling_schedule(settings.num_steps, settings.shift or dynamic_shift(canvas.num_tokens))
-    at_once, total = prompts_at_once(settings, canvas), len(prompts) * settings.num_steps
+    at_once = prompts_at_once(settings, canvas.num_tokens + _reference_tokens(prompts[0]))
+    total = len(prompts) * settings.num_steps
     latents, previewed = [], preview_steps(settings.num_steps)
     for start in range(0, len(prompts), at_once):
         part = slice(start, start + at_once)
@@ -130,6 +136,10 @@ def sample_latents(
             log.info("real CFG was left out in %d of %d steps", guided.num_saved, settings.num_steps)
     progress(total, total)
     return torch.cat(latents)
+
+
+def _reference_tokens(asked: Encoded) -> int:
+    return 0 if asked.reference_BCHW is None else asked.reference_BCHW[0, 0].numel() // 4
 
 
 class Guided:
@@ -189,8 +199,9 @@ class Guided:
 
     def _predict(self, asked: Encoded, x: Tensor, sigma: Tensor) -> Tensor:
         sigma_B, guidance_B, pooled_BP = self._conditions(asked, sigma)
-        velocity = predict_velocity(self._transformer, x, sigma_B, asked.text_BLD, pooled_BP, guidance_B, asked.text_mask_BL)
-        return velocity.cpu()
+        return predict_velocity(
+            self._transformer, x, sigma_B, asked.text_BLD, pooled_BP, guidance_B, asked.text_mask_BL, asked.reference_BCHW
+        ).cpu()
 
     def _conditions(self, asked: Encoded, sigma: Tensor) -> Conditions:
         """Noise level, guidance and pooled text of one pass."""
