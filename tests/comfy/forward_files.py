@@ -45,11 +45,15 @@ def velocities(path: Path, given: dict[str, torch.Tensor]) -> dict[str, torch.Te
     model = comfy.sd.load_diffusion_model(str(path), {"dtype": torch.float32}).model  # of scaled fp8 it would take bf16
     text = {"c_crossattn": given["text"], "y": given["pooled"], "guidance": given["guidance"]}
 
-    def velocity(**references: list[torch.Tensor]) -> torch.Tensor:
+    def velocity(**references: list[torch.Tensor] | str) -> torch.Tensor:
         foreseen = model.apply_model(given["x"], given["sigma"], **text, **references)
         return ((given["x"] - foreseen) / given["sigma"].reshape(-1, 1, 1, 1)).float()
 
-    return {"velocity": velocity(), "from_reference": velocity(ref_latents=[given["reference"]])}
+    methods = {
+        f"from_reference_by_{method}": velocity(ref_latents=[given["reference"]], ref_latents_method=method)
+        for method in ("offset", "index")  # as FluxKontextMultiReferenceLatentMethod sets it
+    }
+    return {"velocity": velocity(), "from_reference": velocity(ref_latents=[given["reference"]]), **methods}
 
 
 if __name__ == "__main__":

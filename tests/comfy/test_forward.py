@@ -75,10 +75,13 @@ def test_comfyui_and_the_core_predict_the_same(compared, name):
     found = load_file(folder / "outputs" / f"{name}.safetensors")
     transformer = load_transformer(folder / f"{name}.safetensors", torch.float32, CPU)
     inputs = [given[name] for name in ("x", "sigma", "text", "pooled", "guidance")]
-    for theirs, reference in ((found["velocity"], None), (found["from_reference"], given["reference"])):
-        with torch.no_grad():
-            ours = predict_velocity(transformer, *inputs, None, reference)
-        assert ((ours - theirs).norm() / theirs.norm()).item() < MOST_RELATIVE_DIFFERENCE
+    with torch.no_grad():
+        plain, started = (predict_velocity(transformer, *inputs, None, reference) for reference in (None, given["reference"]))
+    assert found.keys() == {"velocity", "from_reference", "from_reference_by_offset", "from_reference_by_index"}
+    for how, theirs in found.items():
+        ours = plain if how == "velocity" else started
+        assert ((ours - theirs).norm() / theirs.norm()).item() < MOST_RELATIVE_DIFFERENCE, how
+    assert ((plain - started).norm() / plain.norm()).item() > 100 * MOST_RELATIVE_DIFFERENCE
 
 
 def test_comfyui_is_handed_the_parts_of_a_checkpoint_and_of_a_folder_by_its_own_names(tmp_path):
