@@ -36,7 +36,8 @@ def job_of(flavour: str, pictures: Path, transformer: Path = PICO_FILES.transfor
         pictures,
         base=base | parts.pop("base", {}),
         lora={"lora_rank": 2, "lora_blocks": "single 0-1"},
-        validation={"validation_prompts": ["a ball"], "validation_resolution": "32x32"} | parts.pop("validation", {}),
+        validation={"validation_prompts": ["a ball"], "validation_resolution": "32x32", "num_validation_images": 4}
+        | parts.pop("validation", {}),
         training={"max_train_steps": 2},
         **parts,
     )

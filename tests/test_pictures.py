@@ -38,8 +38,8 @@ def test_a_library_names_its_pictures_and_may_bring_seeds_and_negative_prompts()
     text = library(face="a face of <token>", walk={"prompt": " a walk ", "seed": 7, "negative_prompt": "rain"})
     spec = ValidationSpec(user_prompt_library=text, validation_negative_prompt="blurry", validation_seed=3)
     face, walk = make_shots(spec, PICO, ["a caption"], "sks")
-    assert face == ("face", "a face of sks", "blurry", Canvas(64, 64, 3))
-    assert walk == ("walk", "a walk", "rain", Canvas(64, 64, 7))
+    assert face == ("face", "a face of sks", "blurry", Canvas(64, 64, 3), None)
+    assert walk == ("walk", "a walk", "rain", Canvas(64, 64, 7), None)
 
 
 def test_prompts_and_a_library_are_all_pictured_and_captions_only_without_both():

@@ -14,7 +14,7 @@ from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.vae import DOWNSCALE
 from trainer_core.job_file import parse_job
-from trainer_core.plan.phases import disk_bytes, largest_picture, sampling_work
+from trainer_core.plan.phases import disk_bytes, largest_picture, sampling_pass
 from trainer_core.run_dir import RunDir
 from trainer_core.setup import Setup, prepare
 from trainer_core.validation.sample import Encoded, SamplerSettings, prompts_at_once, sample_latents
@@ -34,7 +34,7 @@ def references(tmp_path_factory, pictures) -> Path:
 
 
 def prepared(pictures: Path, references: Path | None, **validation: object) -> Setup:
-    data = job_data(pictures, validation=validation)
+    data = job_data(pictures, validation={"num_validation_images": 4} | validation)
     if references:
         data["datasets"][0]["reference_data_dir"] = str(references)
     return prepare(parse_job(data))
@@ -58,7 +58,7 @@ def test_a_caption_is_pictured_from_its_own_reference_and_in_its_size(pictures, 
 
 
 def test_prompts_take_the_references_in_turn_and_those_set_aside_come_first(pictures, references):
-    setup = prepared(pictures, references, validation_prompts=["one", "two", "three"], num_held_out=2)
+    setup = prepared(pictures, references, validation_prompts=["one", "two", "three"], num_held_out=2, eval_steps_interval=1)
     aside = [sample.reference.path.name for sample in setup.eval_samples]
     assert names(setup)[:2] == aside and names(setup)[2] not in aside
     many = prepared(pictures, references, validation_prompts=[f"number {number}" for number in range(8)])
@@ -134,7 +134,8 @@ def test_the_plan_counts_what_pictures_start_from(pictures, references, tmp_path
     )
     assert largest_picture(started) == (512, 512) and largest_picture(plain) in SIZES
     assert disk_bytes(started)["latents"] - disk_bytes(plain)["latents"] == 4 * 16 * (512 // DOWNSCALE) ** 2
-    assert sampling_work(started) > sampling_work(plain)
+    one, alone = sampling_pass(started), sampling_pass(plain)
+    assert one.reference == (512, 512) and one.num_joint - alone.num_joint == 32 * 32 and one.batch == alone.batch
     assert started.shots[0].num_tokens == 2 * plain.shots[0].num_tokens == 2 * 32 * 32
     settings = SamplerSettings(4, 2.0, 2.5, 1.0)
     assert prompts_at_once(settings, started.shots[0].num_tokens) == prompts_at_once(settings, plain.shots[0].num_tokens) // 2
@@ -174,8 +175,9 @@ def test_a_runs_pictures_start_from_the_held_out_references_and_so_do_those_of_a
 ):
     made = {}
     for name, folder in (("with", references), ("without", None)):
-        asked = {"validation_prompts": ["a ball", "a ball"], "num_held_out": 2, "validation_num_inference_steps": 2}
-        data = job_data(pictures, validation=asked | {"validation_resolution": "64x64"}, training={"max_train_steps": 1})
+        asked = {"validation_prompts": ["a ball", "a ball"], "num_validation_images": 4, "num_held_out": 2}
+        asked |= {"validation_num_inference_steps": 2, "validation_resolution": "64x64", "eval_steps_interval": 1}
+        data = job_data(pictures, validation=asked, training={"max_train_steps": 1})
         if folder:
             data["datasets"][0]["reference_data_dir"] = str(folder)
         result = run_in_process(parse_job(data), tmp_path / name, cache)

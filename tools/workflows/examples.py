@@ -1,5 +1,6 @@
 """The example workflows. Each shows one thing, runs on pico as it is, and needs only other files for FLUX.1."""
 
+from .edit import EDIT
 from .graph import Group, Workflow
 from .parts import (
     FOR_FLUX,
@@ -15,7 +16,6 @@ from .parts import (
     pictures,
     prompts,
     sampled,
-    started,
     tell,
     test_group,
     train,
@@ -351,61 +351,6 @@ RESUME = Workflow(
         ),
         Group("3  Train", ((validation(), train("resumed", 150)),)),
         test_group("4  Test", "resumed", "snowman", checkpoint="latest"),
-    ),
-)
-
-EDIT = Workflow(
-    "Edit a picture, as kontext does",
-    (
-        (
-            "Read me",
-            "Pairs: each two-tone picture has under its name, in **reference_data_dir**, the plain one that it starts from, and all "
-            "have one caption, the instruction. Four pairs are set aside (**num_held_out**); the run's pictures start from "
-            "*their* plain ones, so you see edits of what was never trained on.\n\nOn the right the base draws a picture, and the "
-            "LoRA edits it through **ReferenceLatent**.",
-        ),
-        (
-            "For FLUX.1 Kontext",
-            "Choose *kontext* and its files in *Load FLUX for Training*, your two folders in *Dataset Bucket*, an instruction as "
-            "caption (one for all, or a text file each), mixed_precision bf16, learning rate 1e-4, batch size 1, shift 0, guidance "
-            "1 in training and 2.5 in pictures. Instead of the picture that is drawn here take **Load Image**, **FluxKontextImageScale** "
-            "and **VAE Encode**, and give its latent to both *Start from this*.",
-        ),
-    ),
-    (
-        Group(
-            "1  Pairs and base",
-            (
-                (base(),),
-                (
-                    pictures(
-                        folder="pico two-tone pictures",
-                        reference_data_dir="pico plain pictures",
-                        caption_strategy="instanceprompt",
-                        instance_prompt="make it two-tone",
-                    ),
-                    look("buckets", "pictures.preview", "What is to come out"),
-                ),
-            ),
-        ),
-        Group("2  How to train", ((lora(), optimizer()), (flow(), options()))),
-        Group("3  Train", ((validation(validation_prompts="", num_held_out=4), train("edit", 400)),)),
-        Group(
-            "4  A picture to start from",
-            (
-                prompts("fox", end=" 0", strength=0.0),
-                (adaptive(" 0"), *noise(" 0", batch=2)),
-                sampled("plain", " 0", "By the base"),
-            ),
-        ),
-        Group(
-            "5  Edit it",
-            (
-                (*prompts("make it two-tone"), *started("sample 0.output")),
-                (adaptive(asked=("from", "unfrom")), *noise(batch=2)),
-                sampled("edit", title="By the LoRA, from the picture before"),
-            ),
-        ),
     ),
 )
 

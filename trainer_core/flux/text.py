@@ -105,7 +105,8 @@ def clip_encoder(
 ) -> ClipEncoder:
     """CLIP of these files, ready to encode."""
     model = load_clip(files.clip_l, encoding.dtype, device, encoding.clip_precision, visit)
-    return ClipEncoder(model, load_tokenizer(files.clip_tokenizer), flavour.clip_max_length)
+    length = min(flavour.clip_max_length, model.config.max_position_embeddings)
+    return ClipEncoder(model, load_tokenizer(files.clip_tokenizer), length)
 
 
 def t5_encoder(

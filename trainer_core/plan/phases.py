@@ -126,17 +126,20 @@ def transformer_phases(setup: Setup) -> tuple[Phase, ...]:
 
 def sampling_work(setup: Setup) -> int:
     """Bytes that the run's pictures take: as many prompts at once as the sampler takes, or the VAE with one of them."""
-    sampler, largest = setup.sampler, max(setup.shots, key=lambda shot: shot.num_tokens)
-    canvas, reference = largest.canvas, largest.reference
-    copies = 2 if sampler.has_cfg and sampler.cfg_passes != "two" else 1
-    batch = min(prompts_at_once(sampler, largest.num_tokens), len(setup.shots)) * copies
-    one = Pass(
-        batch, canvas.width, canvas.height, setup.flavour.t5_max_length, tuple(reference.bucket) if reference else (0, 0)
-    )
+    one = sampling_pass(setup)
     growth = sampling_growth(setup.shape, setup.job.lora, setup.dtype, one)
-    latent = (1, LATENT_CHANNELS, canvas.height // DOWNSCALE, canvas.width // DOWNSCALE)
+    latent = (1, LATENT_CHANNELS, one.height // DOWNSCALE, one.width // DOWNSCALE)
     decoding = vae_cost(setup.files.vae, latent, decoding=True)
     return max(growth.peak(setup.shape.num_double, setup.shape.num_single), sum(decoding))
+
+
+def sampling_pass(setup: Setup) -> Pass:
+    """The largest batch of the sampler, references included."""
+    sampler, largest = setup.sampler, max(setup.shots, key=lambda shot: shot.num_tokens)
+    copies = 2 if sampler.has_cfg and sampler.cfg_passes != "two" else 1
+    batch = min(prompts_at_once(sampler, largest.num_tokens), len(setup.shots)) * copies
+    reference = tuple(largest.reference.bucket) if largest.reference else (0, 0)
+    return Pass(batch, *largest.canvas[:2], setup.flavour.t5_max_length, reference)
 
 
 def training_work(setup: Setup, one: Pass) -> int:
