@@ -53,7 +53,7 @@ EDIT = Workflow(
             ),
         ),
         Group("2  How to train", ((lora(), optimizer()), (flow(), options()))),
-        Group("3  Train", ((validation(validation_prompts="", num_held_out=4, eval_steps_interval=100), train("edit", 400)),)),
+        Group("3  Train", ((validation(validation_prompts="", num_held_out=4, eval_steps_interval=100), train("edit", 150)),)),
         Group(
             "4  A picture to start from",
             (
