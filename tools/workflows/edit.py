@@ -26,7 +26,8 @@ EDIT = Workflow(
             "Pairs: each two-tone picture has under its name, in **reference_data_dir**, the plain one that it starts from; "
             "all have one caption, the instruction. Four pairs are set aside (**num_held_out**), and the run's pictures start "
             "from their plain ones: edits of what was never trained on.\n\nOn the right the base draws a picture, and the LoRA "
-            "edits it through **ReferenceLatent**.",
+            "edits it through **ReferenceLatent**. Pico learns the two tones here and keeps little of what it starts from: it "
+            "is small and never learned to edit; kontext has.",
         ),
         (
             "For FLUX.1 Kontext",
