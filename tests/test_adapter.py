@@ -262,7 +262,7 @@ def test_diffusers_loads_the_file_to_the_same_change(kind, tmp_path):
     trained = moved(plan)
     write(path, plan, trained)
     fresh = base()
-    state, alphas = FluxPipeline.lora_state_dict(str(path), return_alphas=True)
+    state, alphas = FluxPipeline.lora_state_dict(str(path.parent), weight_name=path.name, return_alphas=True)
     FluxPipeline.load_lora_into_transformer(state, alphas, fresh)
     torch.testing.assert_close(velocity(fresh), velocity(trained), atol=1e-5, rtol=1e-5)
 
