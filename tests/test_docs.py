@@ -93,6 +93,7 @@ NOT_RUN = {  # a command, or what it begins with -> why it is not run at all
     "python -m uv build": "tests/test_package.py builds the wheel",
     "python -m benchmarks.": "takes minutes or a card; that it exists and has its options is a test below",
     "python -m tests.faults": "takes minutes; its quick form is tests/test_faults.py, that it has its options is a test below",
+    "python -m tests.fuzz": "takes minutes; its quick form is tests/test_fuzz.py, that it has its options is a test below",
     "python -m tools.": "remakes files of the repository; that it exists is a test below",
     "pytest": "this very suite; that its files and markers exist is a test below",
 }
