@@ -20,6 +20,7 @@ from transformers import T5EncoderModel
 from trainer_core.adapter.plan import plan_adapter
 from trainer_core.data.buckets import Bucket
 from trainer_core.data.sample import Facts, Sample
+from trainer_core.flavour_check import flow_of
 from trainer_core.flux.dialects import open_t5
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
@@ -56,6 +57,7 @@ def make_setup(path: Path, precision: str, pixels: int, *, device: torch.device 
     flavour = FLAVOURS["dev"]
     return Setup(
         job=job,
+        flow=flow_of(job),
         flavour=flavour,
         files=replace(PICO_FILES, transformer=path),
         shape=shape,

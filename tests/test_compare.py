@@ -14,6 +14,7 @@ from trainer_core.errors import JobError, StopRequested
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import RunDir, run_dir_for
 from trainer_core.saved import find_lora, held_out_losses, list_steps
+from trainer_core.writing import read_sealed, write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +125,17 @@ def test_the_loss_of_a_checkpoint_is_the_same_in_another_process_and_with_other_
 def test_nothing_is_measured_where_the_pictures_are_gone_and_that_is_said(finished, cache, data, tmp_path, caplog):
     moved = tmp_path / "moved"
     shutil.copytree(finished.root, moved)
-    job = finished.job().model_dump(mode="json")
-    job["datasets"][0]["instance_data_dir"] = str(tmp_path / "gone")
-    (moved / "job.json").write_text(json.dumps(job))
+    pictures = Path(data["datasets"][0]["instance_data_dir"])
+    pictures.rename(tmp_path / "elsewhere")
     report = compare(RunDir(moved), ["2"], [0.5], tmp_path / "grid.png", cache)
     assert [row["held_out_loss"] for row in report["rows"]] == [held_out_losses(finished)[0], None]
     assert "what the run has not measured itself stays unknown" in caplog.text
-    manifest = json.loads((moved / "manifest.json").read_text())
-    (moved / "manifest.json").write_text(json.dumps(manifest | {"shots": []}))
+    manifest = read_sealed(moved / "manifest.json")
+    write_sealed(moved / "manifest.json", manifest | {"shots": []})
     with pytest.raises(JobError, match="has no prompts"):
         compare(RunDir(moved), ["2"], [0.5], tmp_path / "grid.png", cache)
     wrong = Command("evaluate", moved, "--cache", cache)
+    (tmp_path / "elsewhere").rename(pictures)
     assert wrong.code == 2 and "has no pictures to measure its loss on" in wrong.report["error"]
 
 
