@@ -172,17 +172,17 @@ def _keep(database: sqlite3.Connection, learned: Sequence[tuple[Found, Facts | s
     rows = []
     for file, told in learned:
         if isinstance(told, Facts):
-            what = (*told._replace(look=told.look - SIGN), None)
+            what = (*told._replace(look=told.look - SIGN, has_alpha=int(told.has_alpha)), None)  # as the database gives it back
         else:
             what = (*(None,) * len(Facts._fields), told)
-        row = (os.fsencode(file.place), *file.stamp, *what, READER)
+        row = [os.fsencode(file.place), *file.stamp, *what, READER]
         rows.append((*row, _checksum(row)))
     database.executemany(INSERT, rows)
 
 
-def _checksum(row: Sequence[bytes | str | int | None]) -> int:
+def _checksum(row: list[bytes | str | int | None]) -> int:
     """CRC-32 of a row: the database notices damage to its own structure, but not to what is kept in it."""
-    return zlib.crc32(repr([int(value) if isinstance(value, bool) else value for value in row]).encode())
+    return zlib.crc32(repr(row).encode())
 
 
 def _looks(files: Sequence[Found]) -> Iterator[list[tuple[Found, Facts | str, bool]]]:
