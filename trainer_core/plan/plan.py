@@ -95,9 +95,8 @@ def is_surely_small(setup: Setup, room: Room) -> bool:
     """Whether a crude bound from above is far below the memory there is: all files in float32 and once more, and for each
     token and block twice what a block keeps without checkpointing."""
     one, text = largest_pass(setup), setup.flavour.t5_max_length
-    sampled = max(
-        (2 * prompts_at_once(setup.sampler, shot.num_tokens) * (shot.num_tokens + text) for shot in setup.shots), default=0
-    )
+    together = {shot.num_tokens: min(len(setup.shots), prompts_at_once(setup.sampler, shot.num_tokens)) for shot in setup.shots}
+    sampled = max((2 * count * (num_tokens + text) for num_tokens, count in together.items()), default=0)
     work = 128 * max(one.batch * one.num_joint, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single
     files = {setup.files.transformer, setup.files.vae, setup.files.clip_l, setup.files.t5}
