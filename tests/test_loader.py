@@ -116,3 +116,14 @@ def test_a_stopped_run_leaves_no_thread(tmp_path, pictures, cache):
     with pytest.raises(StopRequested):
         run_in_process(parse_job(job_data(pictures)), tmp_path, cache, stop_before=2)
     assert threads() == []
+
+
+def test_the_thread_takes_no_core_from_the_computation():
+    own = torch.get_num_threads()
+    torch.set_num_threads(2)  # as on any machine; the suite itself runs with one
+    try:
+        with Loader(lambda number: torch.get_num_threads(), range(3), ahead=2) as loader:
+            assert [loader.take(number) for number in range(3)] == [1, 1, 1]
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(own)

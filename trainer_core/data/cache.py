@@ -18,7 +18,7 @@ import time
 import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..errors import JobError
 from ..writing import write_atomically
+from .aside import threads_aside
 from .shards import PATTERN, DamagedShard, Entry, checksum, is_intact, new_name, read_shard
 from .uncollected import uncollected
 
@@ -193,7 +194,7 @@ class Writer:
         self._waiting: dict[str, dict[str, Tensor]] = {}
         self._bytes = 0
         self._since = time.monotonic()
-        self._thread = ThreadPoolExecutor(1)
+        self._thread = threads_aside(1, "shards")
         self._writing: Future[Path] | None = None
 
     def __enter__(self) -> "Writer":

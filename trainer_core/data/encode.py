@@ -8,7 +8,6 @@ import logging
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +22,7 @@ from ..flux.files import ModelFiles, fingerprint
 from ..flux.flavours import Flavour
 from ..flux.text import EncoderFormat, clip_encoder, t5_encoder
 from ..flux.vae import DOWNSCALE, load_vae
+from .aside import threads_aside
 from .buckets import Bucket, Fit
 from .cache import Shards, content_digest, entry_name
 from .images import apply_fit, load_rgb, to_cells, to_tensor
@@ -275,7 +275,7 @@ def _of_one_bucket(pictures: Mapping[str, Picture], batch_size: int) -> list[lis
 
 def _ahead(work: Callable[[Picture], Tensor], pictures: Iterable[Picture], depth: int) -> Iterator[Tensor]:
     """What `work` makes of each, in order, while threads make at most so many of those that come next."""
-    coming, pool = iter(pictures), ThreadPoolExecutor(DECODERS)
+    coming, pool = iter(pictures), threads_aside(DECODERS, "pictures")
     try:
         making = deque(pool.submit(work, picture) for picture in islice(coming, depth))
         while making:

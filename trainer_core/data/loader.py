@@ -9,8 +9,10 @@ The batches are not pinned: noise is added on the host, so it is not they that a
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from .aside import threads_aside
 
 Read = TypeVar("Read")
 
@@ -26,7 +28,7 @@ class Loader(Generic[Read]):
         self._end = numbers.stop
         self._ahead = ahead
         self._coming: dict[int, Future[Read]] = {}
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._thread = threads_aside(1, "batches")
         self.seconds_waited = 0.0
         self._have_read(numbers[:ahead])
 
