@@ -13,7 +13,7 @@ is killed breaks its connections, which the others meet as `ProcessLost` at thei
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -163,16 +163,14 @@ def joined(
         host = dist.new_group(backend="gloo", timeout=PATIENCE) if backend == "nccl" else None
     except RuntimeError as error:
         raise ProcessLost(f"the {count} processes of this run did not find each other at {meeting}: {error}") from error
-    try:
-        yield Group(rank, count, in_step, host)
-    except ProcessLost:
-        if backend == "gloo":  # with NCCL, to take leave of a process that is gone could take for ever
-            dist.destroy_process_group()
-        raise
-    except BaseException:
-        dist.destroy_process_group()
-        raise
-    dist.destroy_process_group()
+    with ExitStack() as leaving:
+        leaving.callback(dist.destroy_process_group)
+        try:
+            yield Group(rank, count, in_step, host)
+        except ProcessLost:
+            if backend == "nccl":  # to take leave of a process that is gone could take for ever
+                leaving.pop_all()
+            raise
 
 
 def _store() -> "dist.Store":
