@@ -168,6 +168,13 @@ def test_what_is_small_is_not_rehearsed_and_what_cannot_fit_is_refused(pictures)
     ready_memory(prepare(parse_job(data)))
 
 
+def test_a_job_of_a_few_prompts_counts_no_more_than_these_as_sampled_at_once(pictures):
+    validation = {"num_validation_images": 4, "validation_prompts": list("abcdefgh"), "validation_resolution": "64x64"}
+    setup = prepare(parse_job(job_data(pictures, validation=validation)))
+    assert len(setup.shots) == 8
+    assert is_surely_small(setup, Room(8 * GIB, 0)) and not is_surely_small(setup, Room(4 * GIB, 0))
+
+
 def test_check_prints_the_plan_times_a_step_and_draws(pictures, tmp_path):
     (tmp_path / "job.json").write_text(json.dumps({"version": 1, **job_data(pictures)}), encoding="utf-8")
     checked = Command("check", tmp_path / "job.json", "--probe", "--chart", tmp_path / "plan.png")

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from ..host_memory import own_bytes
+
 
 @dataclass(frozen=True)
 class Room:
@@ -16,6 +18,5 @@ class Room:
 
 def room_here(device: torch.device) -> Room:
     """What is free now, with what this process holds already."""
-    own = psutil.Process().memory_info().rss
     card = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
-    return Room(psutil.virtual_memory().available + own, card)
+    return Room(psutil.virtual_memory().available + own_bytes(), card)
