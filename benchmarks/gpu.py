@@ -126,6 +126,15 @@ def sampling_seconds(transformer: FluxTransformer2DModel, x: Tensor, text: Tenso
     return time.perf_counter() - began
 
 
+def made_up_model(device: torch.device, folder: Path) -> tuple[Path, RandomWeights]:
+    """FLUX.1's size for a card, a reduced one for the CPU: a file of its shapes without content, and numbers for it."""
+    is_card = device.type == "cuda"
+    shape, path = FULL if is_card else SMALL, folder / "hollow.safetensors"
+    write_hollow(path, original_shapes(shape))
+    block = SPREAD * torch.randn(BLOCK if is_card else 1 << 22, generator=torch.Generator().manual_seed(0))
+    return path, RandomWeights(shape, block.bfloat16())
+
+
 @lru_cache(maxsize=1)
 def matrix_rate(device: torch.device) -> float:
     """Operations a second in the largest of products that fits easily, in bf16."""
@@ -142,12 +151,9 @@ def matrix_rate(device: torch.device) -> float:
 def speed_rows(device: torch.device, folder: Path) -> list[dict[str, Any]]:
     """The table of speed; on the CPU two rows of a reduced model."""
     is_card = device.type == "cuda"
-    shape, path = FULL if is_card else SMALL, folder / "hollow.safetensors"
-    write_hollow(path, original_shapes(shape))
-    block = SPREAD * torch.randn(BLOCK if is_card else 1 << 22, generator=torch.Generator().manual_seed(0))
-    weights = RandomWeights(shape, block.bfloat16())
+    path, weights = made_up_model(device, folder)
     cases = SPEED if is_card else [("no_change", 64, 0.0, False), ("no_change", 64, 0.5, False)]
-    last, found = shape.num_double + shape.num_single - 2, []
+    last, found = weights.shape.num_double + weights.shape.num_single - 2, []
     for precision, pixels, tread, is_compiled in cases:
         setup = make_setup(path, precision, pixels, device=device)
         training = setup.job.training.model_copy(update={"torch_compile": "on" if is_compiled else "off"})
@@ -181,10 +187,7 @@ def planned_rows(folder: Path) -> list[dict[str, Any]]:
 def rows(device: torch.device, folder: Path) -> list[dict[str, Any]]:
     """All rows; on the CPU two of a reduced model."""
     is_card = device.type == "cuda"
-    shape, path = FULL if is_card else SMALL, folder / "hollow.safetensors"
-    write_hollow(path, original_shapes(shape))
-    block = SPREAD * torch.randn(BLOCK if is_card else 1 << 22, generator=torch.Generator().manual_seed(0))
-    weights = RandomWeights(shape, block.bfloat16())
+    path, weights = made_up_model(device, folder)
     found = []
     for precision, pixels, count in ROWS if is_card else [("no_change", 64, 0), ("int8-quanto", 64, 2)]:
         setup = make_setup(path, precision, pixels, device=device, blocks_to_swap=count)

@@ -4,20 +4,16 @@ Each node stands alone on an empty canvas, as wide as it comes; what is seen of 
 """
 
 import io
-import shutil
-import tempfile
 import time
-from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests.comfy.comfy_server import HOW_TO_GET_ONE, find_comfyui, find_python, start_server
+from tools.page import comfy_page
 from tools.refresh.help_tables import page_path
 from tools.refresh.made import our_nodes
 
 PLACE, EDGE, TITLE = 120, 10, 30  # pixels: where the node stands, what is seen around it, the height of its title
-BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 SHOW = """name => {
     app.graph.clear();
     const node = LiteGraph.createNode(name), least = node.computeSize();
@@ -42,23 +38,9 @@ def picture(page: Page, node: str) -> Image.Image:
 
 
 def main() -> None:
-    comfyui = find_comfyui()
-    browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if comfyui is None or browser_path is None:
-        raise SystemExit(HOW_TO_GET_ONE if comfyui is None else f"no browser found: {', '.join(BROWSERS)}")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        server = start_server(comfyui, find_python(comfyui), Path(folder) / "comfyui")
-        try:
-            browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-            page = browser.new_page(viewport={"width": 1200, "height": 1350})
-            page.request.post(f"{server.url}/settings", data={"Comfy.TutorialCompleted": True})  # no templates over everything
-            page.goto(server.url)
-            page.wait_for_function("window.app?.vueAppReady", timeout=120_000)
-            for node in our_nodes(server.get("/object_info")):
-                picture(page, node).save(page_path(node).with_suffix(".jpg"), quality=82, optimize=True)
-            browser.close()
-        finally:
-            server.stop()
+    with comfy_page(1200, 1350) as (server, page):
+        for node in our_nodes(server.get("/object_info")):
+            picture(page, node).save(page_path(node).with_suffix(".jpg"), quality=82, optimize=True)
 
 
 if __name__ == "__main__":

@@ -10,16 +10,16 @@ from PIL import Image
 
 FOLDER = Path(__file__).parents[1] / "docs" / "scenarios"
 NODE = (530, 100, 940, 930)  # where the tests put a node on a page of 1500x1000 pixels
-MOMENTS = {"1 training": NODE, "2 stopped": NODE, "3 finished": NODE, "4 pictures": NODE}
+MOMENTS = ("1 training", "2 stopped", "3 finished", "4 pictures")
 WIDTH = 300  # pixels of each
 
 
 def strip(shots: Path, name: str) -> Image.Image:
     """The moments of one template, side by side."""
     parts = []
-    for moment, box in MOMENTS.items():
+    for moment in MOMENTS:
         with Image.open(shots / f"{name}, {moment}.png") as page:
-            part = page.convert("RGB").crop(box)
+            part = page.convert("RGB").crop(NODE)
         parts.append(part.resize((WIDTH, round(WIDTH * part.height / part.width)), Image.Resampling.LANCZOS))
     whole = Image.new("RGB", (WIDTH * len(parts), parts[0].height))
     for number, part in enumerate(parts):
