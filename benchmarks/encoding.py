@@ -33,13 +33,13 @@ from trainer_core.flux.vae import FLUX_VAE, Vae, load_vae
 from trainer_core.specs.dataset import DatasetSpec
 
 BAR = 0.95
-CASES = {"TAEF1 at 512 px": ("tiny", 512, 8), "FLUX's VAE at 256 px": ("kl", 256, 12)}  # and so many pictures
+CASES = {"TAEF1 at 512 px": ("tiny", 512, 8), "FLUX's VAE at 256 px": ("kl", 256, 8)}  # and so many pictures
 CPU = torch.device("cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

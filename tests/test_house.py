@@ -10,7 +10,7 @@ import pytest
 from support import ROOT
 
 CODE = sorted(path for folder in ("trainer_core", "nodes", "tools") for path in (ROOT / folder).rglob("*.py"))
-WITH_TORCH = {"batches", "cache", "encode", "faces", "images", "loader", "order", "too_long"}  # of trainer_core/data
+WITH_TORCH = {"aside", "batches", "cache", "encode", "faces", "images", "loader", "order", "too_long"}  # of trainer_core/data
 LIGHT = {
     "job",
     "specs",
