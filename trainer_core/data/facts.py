@@ -85,7 +85,9 @@ def _read(path: Path) -> bytes:
             raise Unreadable(f"{other}; take it out of the folder")
         if told.st_size > MAX_BYTES:
             raise Reject(f"holds {told.st_size / 2**30:.1f} GiB; at most {MAX_BYTES / 2**30:g} are read; {MEND}")
-        return path.read_bytes()
+        with open(path, "rb", buffering=0) as file:  # half the calls to the system, each of which lets another thread in
+            data = file.read(told.st_size)
+            return data if len(data) == told.st_size else data + file.readall()
     except OSError as error:
         raise Unreadable(f"cannot be read: {words_of(error)}") from None
 
