@@ -1,4 +1,4 @@
-"""Our training step against a hand-written loop: python -m benchmarks.step [--model M] [--pixels P] [--rounds N] [--json]
+"""Our training step against a hand-written loop: python -m benchmarks.step [--model M] [--pixels P] [--pairs N] [--json]
 
 Both train the same transformer with the same adapter, optimiser, batch and text length on the same samples. The bare loop is
 what a knowledgeable person writes in ten lines: batches ready in memory, noise and sigma from the global generator, forward,
@@ -6,9 +6,10 @@ squared error, backward, clip, update, and no state, event, check or file anywhe
 every block recomputed as diffusers does it. Ours is `train.train`, all of it: drawing by (seed, step, purpose), reading the
 caches, reports, guards, commands. (Checkpoints and pictures are left out: they cost what they cost, when asked for.)
 
-The two alternate in one process, a few steps each, because a shared machine is never equally fast twice; each pair gives one
-ratio of medians, and `ratio_to_bare` is the median of the pairs'. Without anything that saves work that is our overhead: at
-most 1.03 with pico, whose step is short, else 1.01. `--tread`, `--every` and `--compile` save work, on our side alone.
+The two alternate in one process, step by step, because a shared machine is never equally fast twice: each step of ours is
+compared with the bare one just before it. `ratio_to_bare` is the median of these pairs, and `between` is where the true median
+lies with 95 % (by their order, whatever their distribution). Without anything that saves work that is our overhead: at most
+1.03 with pico, whose step is short, else 1.01. `--tread`, `--every` and `--compile` save work, on our side alone.
 
 `pico` is the built-in base, `100m` has 2 + 6 blocks of width 768, `full` has FLUX.1's own width of 3072 and as many blocks as
 `--double` and `--single` say; the last two have random weights and 512 tokens of text.
@@ -16,6 +17,7 @@ most 1.03 with pico, whose step is short, else 1.01. `--tread`, `--every` and `-
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import tempfile
@@ -52,7 +54,8 @@ from .encoding import make_photos
 from .random_flux import FULL, original_shapes, write_random
 
 BARS = {"pico": 1.03, "100m": 1.01, "full": 1.01}
-STEPS_A_ROUND = {"pico": 20, "100m": 6, "full": 2}
+PAIRS = {"pico": 200, "100m": 60, "full": 20}
+WARM_UP = 2  # pairs that are not counted
 NUM_PICTURES = 4
 NUM_TEXT = 512
 
@@ -85,6 +88,7 @@ class Bench:
         self.case = case
         self.setup = setup or make_setup(case, folder)
         self.times: list[float] = []
+        self._bare_times: list[float] | None = None  # of the steps between ours, where the two alternate
         run_dir = RunDir(folder / "run")
         run_dir.root.mkdir()
         self.context = RunContext(run_dir, folder / "cache", EventLog(run_dir.events_path, self._clock), lambda: False)
@@ -95,16 +99,31 @@ class Bench:
         self._layers = self.setup.recomputed_layers
 
     def _clock(self, event: Event) -> None:
-        if event["event"] == "step":
+        if event["event"] != "step":
+            return
+        self.times.append(time.perf_counter())
+        if self._bare_times is not None:
+            self._bare_times += self.bare(1)
             self.times.append(time.perf_counter())
+
+    def pairs(self, count: int) -> list[tuple[float, float]]:
+        """Seconds of a bare step, then of one of `train.train`, so many times; returned as (ours, bare)."""
+        self._bare_times = []
+        self.ours(count)
+        ours = [later - earlier for earlier, later in pairwise(self.times)][1::2]
+        bare, self._bare_times = self._bare_times, None
+        return list(zip(ours, bare[:-1], strict=True))
 
     def ours(self, steps: int) -> list[float]:
         """Seconds of each of so many more steps of `train.train`; the first has no beginning, so one more is made."""
-        if self.case.recompute:
-            recompute_layers(self.trainee.transformer, self._layers if self.case.every else ())
+        self._recompute_ours()
         self.times.clear()
         train(replace(self.setup, num_steps=self.trainee.history.step + steps + 1), self.trainee, self.caches, self.context)
         return [later - earlier for earlier, later in pairwise(self.times)]
+
+    def _recompute_ours(self) -> None:
+        if self.case.recompute:
+            recompute_layers(self.trainee.transformer, self._layers if self.case.every else ())
 
     def bare(self, steps: int) -> list[float]:
         """The same of the hand-written loop."""
@@ -113,34 +132,40 @@ class Bench:
         first = self.trainee.history.step
         batches = [self.plan.batch(number) for number in range(first, first + steps)]
         with as_written(compiled=self.setup.compiles):
-            return list(bare_steps(self.trainee, batches, self.setup))
+            times = list(bare_steps(self.trainee, batches, self.setup))
+        self._recompute_ours()
+        return times
 
 
-def measure(case: Case, rounds: int, folder: Path) -> dict[str, Any]:
-    """The ratio ours / bare, each pair, and the seconds a step of both."""
-    bench, steps = Bench(case, folder), STEPS_A_ROUND[case.model]
+def measure(case: Case, count: int, folder: Path) -> dict[str, Any]:
+    """The median of so many ratios ours / bare, how sure it is, and the seconds a step of both."""
+    bench = Bench(case, folder)
     began = time.perf_counter()
     bench.ours(1)
     first = time.perf_counter() - began
-    bench.bare(1)
-    pairs = []
-    for number in range(rounds):
-        sides = (bench.ours, bench.bare) if number % 2 else (bench.bare, bench.ours)
-        found = {side.__name__: statistics.median(side(steps)) for side in sides}
-        pairs.append((found["ours"], found["bare"]))
-    ratio = statistics.median(ours / bare for ours, bare in pairs)
-    saves = case.tread or case.compile or (case.recompute and case.every != 1)
+    pairs = bench.pairs(WARM_UP + count)[WARM_UP:]
+    ratios = sorted(ours / bare for ours, bare in pairs)
+    ratio, saves = statistics.median(ratios), case.tread or case.compile or (case.recompute and case.every != 1)
     return {
         "case": vars(case),
         "parameters": sum(parameter.numel() for parameter in bench.trainee.transformer.parameters()),
         "ratio_to_bare": round(ratio, 4),
-        "ratios": sorted(round(ours / bare, 4) for ours, bare in pairs),
-        "pairs": [[round(ours, 4), round(bare, 4)] for ours, bare in pairs],
+        "between": [round(value, 4) for value in around_median(ratios)],
+        "pairs": count,
+        "seconds_ours": round(statistics.median(ours for ours, _ in pairs), 4),
+        "seconds_bare": round(statistics.median(bare for _, bare in pairs), 4),
         "two_warm_up_steps": round(first, 2),
         "bar": None if saves else BARS[case.model],
         "met": None if saves else ratio <= BARS[case.model],
         "machine": machine(),
     }
+
+
+def around_median(ordered: list[float]) -> tuple[float, float]:
+    """Between which of these the median of what they were drawn from lies with 95 %, by the binomial distribution."""
+    count = len(ordered)
+    spread = 0.98 * math.sqrt(count)
+    return ordered[max(0, math.floor(count / 2 - spread))], ordered[min(count - 1, math.ceil(count / 2 + spread))]
 
 
 def machine() -> dict[str, Any]:
@@ -237,12 +262,12 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="ours recomputes every so-manieth block; 0: none")
     parser.add_argument("--tread", type=float, default=0.0, metavar="RATIO")
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--pairs", type=int, default=0, help=f"by the model, unless given: {PAIRS}")
     parser.add_argument("--json", action="store_true")
     arguments = vars(parser.parse_args())
-    rounds, as_json = arguments.pop("rounds"), arguments.pop("json")
+    pairs, as_json = arguments.pop("pairs"), arguments.pop("json")
     with tempfile.TemporaryDirectory() as folder:
-        report = measure(Case(**arguments), rounds, Path(folder))
+        report = measure(Case(**arguments), pairs or PAIRS[arguments["model"]], Path(folder))
     print(json.dumps(report) if as_json else "\n".join(f"{name}: {value}" for name, value in report.items()))
 
 
