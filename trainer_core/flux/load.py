@@ -6,8 +6,9 @@ time (`fill.py`).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,14 @@ def open_weights(path: Path) -> FluxWeights:
     shape = _read_shape(source)
     found = _places(source, shape)
     wrong = []
-    for name, tensor in empty_transformer(shape).state_dict().items():
+    for name, size in _sizes(shape).items():
         place = found[name]
         if place.original not in source.entries:
             wrong.append(f"lacks {place.original}")
             continue
         stored = source.entries[place.original].shape
         rows = place.rows[1] - place.rows[0] if place.rows else stored[0]
-        if (rows, *stored[1:]) != tensor.shape or (place.rows and place.rows[1] > stored[0]):
+        if (rows, *stored[1:]) != size or (place.rows and place.rows[1] > stored[0]):
             wrong.append(f"has another size of {place.original}")
     unknown = source.entries.keys() - {place.original for place in found.values()}
     wrong += [f"has {name}" for name in sorted(unknown)]
@@ -189,7 +190,13 @@ def _places(source: TensorSource, shape: FluxShape) -> dict[str, Place]:
     """Where each of diffusers' tensors is read from."""
     if _keys(source) is _ORIGINAL:
         return places(shape.num_double, shape.num_single, shape.guidance, shape.width)
-    return {name: Place(name) for name in empty_transformer(shape).state_dict()}
+    return {name: Place(name) for name in _sizes(shape)}
+
+
+@lru_cache
+def _sizes(shape: FluxShape) -> Mapping[str, tuple[int, ...]]:
+    """The size of each tensor, by diffusers' name. To make a model, even an empty one, takes longer than to read a header."""
+    return {name: tuple(tensor.shape) for name, tensor in empty_transformer(shape).state_dict().items()}
 
 
 def _count(names: dict[str, Any], blocks: str) -> int:
