@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.bits import damage
-from tests.faults.disks import can_mount, fill_one, lost, read_only, second_process, size_of
+from tests.faults.disks import can_mount, lost, read_only, second_process
+from tests.faults.full import CAPTIONS, CHECKPOINT, FINAL, MASKS, PICTURES, fill_one, places_of
 from tests.faults.harmed import Harmed, differences, finish, make_straight, report_of, said
 from tests.faults.kills import kill_many
 from tests.faults.memory import EXPLAINED, starve_one
@@ -16,6 +17,7 @@ from trainer_core.events import EventReader
 from trainer_core.saved import list_checkpoints
 
 STEPS = 4
+SLOW_PLACES = (PICTURES, CAPTIONS, MASKS, CHECKPOINT)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals, limits and mounts are Linux's")
 
@@ -58,9 +60,11 @@ def test_a_finished_run_whose_files_are_damaged_is_finished_once_more(straight):
     assert "job.json is damaged, or was edited" in harmed.log.read_text()
 
 
-def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(straight, mounting):
-    where, problem = fill_one(straight, "full", size_of(straight.out) // 2)
-    assert where not in ("nowhere", "index") and not problem
+@pytest.mark.parametrize("name", [FINAL, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_PLACES)])
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(straight, mounting, name):
+    place = next(place for place in places_of(straight) if place.name == name)
+    where, problem = fill_one(straight, f"full-{name}", place, 0.5)
+    assert (where, problem) == (name, "")
 
 
 def test_a_folder_that_may_not_be_written_is_named(straight, mounting):

@@ -32,7 +32,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError:
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not name the file
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise

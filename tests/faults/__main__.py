@@ -36,7 +36,8 @@ def bits(args: argparse.Namespace, folder: Path) -> Report:
 
 
 def disk(args: argparse.Namespace, folder: Path) -> Report:
-    from .disks import can_mount, fill_disks, lose_folders
+    from .disks import can_mount, lose_folders
+    from .full import fill_disks
     from .harmed import make_straight
 
     if not can_mount():

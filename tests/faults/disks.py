@@ -1,23 +1,17 @@
-"""Disks that fill up, may not be written, or go away under a run: a small tmpfs, mounted for it.
+"""Disks that may not be written, or go away under a run, and a folder that another process holds. A disk is a small tmpfs,
+mounted for it; what fills one up is in `full.py`.
 
 Mounting needs root, or the pretence of it: `unshare -rm python -m tests.faults disk`.
 """
 
 import os
-import random
 import shutil
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-from trainer_core.checkpoint import undamaged_state
-from trainer_core.saved import list_checkpoints
-
-from .harmed import Harmed, differences, finish, leftovers, report_of, said, start
+from .harmed import Harmed, differences, finish, report_of, said, start
 from .stages import Watch
 
 SIZE = 48 << 20
@@ -38,47 +32,6 @@ def small_disk(harmed: Harmed) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", harmed.out], check=True)
-
-
-def fill_disks(straight: Harmed, trials: int, seed: int) -> dict[str, Any]:
-    """Runs on disks that are full after a part of what the undisturbed run takes, then with room; what came of them."""
-    dice, died_in, problems, began = random.Random(seed), Counter(), [], time.monotonic()
-    parts = (size_of(straight.out / "cache"), size_of(straight.out))  # the cache is small, and would hardly be met otherwise
-    for number in range(trials):
-        room = int(parts[number % 2] * (number + dice.random()) / trials)
-        where, problem = fill_one(straight, f"full-{number}", room)
-        died_in[where] += 1
-        problems += [f"{room} bytes, {where}: {problem}"] * bool(problem)
-    return {
-        "disks": trials,
-        "resumed": trials - len(problems),
-        "full_in": dict(died_in),
-        "problems": problems,
-        "seconds": round(time.monotonic() - began, 1),
-        "kept": not problems,
-    }
-
-
-def fill_one(straight: Harmed, name: str, room: int) -> tuple[str, str]:
-    """A run on a disk with so many bytes of room, and with more; where it was refused, and what was wrong with that."""
-    harmed = straight.beside(name)
-    with small_disk(harmed):
-        ballast = harmed.out / "ballast"
-        ballast.write_bytes(bytes(SIZE - room))
-        watch = Watch(harmed)
-        code = finish(harmed)
-        where, message = watch.last(), str(report_of(harmed).get("error"))
-        if code == 0:
-            return "nowhere", "; ".join(differences(harmed, straight))
-        if code != 2 or not any(word in message for word in ("is full", "No space left")):
-            return where, f"exit code {code}: {said(harmed)}"
-        kept = list_checkpoints(harmed.run_dir.checkpoints_dir)
-        if any(undamaged_state(folder) is None for folder in kept):
-            return where, "a checkpoint is not whole"
-        ballast.unlink()
-        if finish(harmed) != 0:
-            return where, said(harmed)
-        return where, "; ".join(differences(harmed, straight) + leftovers(harmed.out))
 
 
 def lose_folders(straight: Harmed) -> dict[str, str]:
@@ -157,7 +110,3 @@ def killed_in(harmed: Harmed, stage: str) -> None:
     assert Watch(harmed).until(child, stage), said(harmed)
     child.kill()
     child.join()
-
-
-def size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,8 +1,10 @@
 """A week in small: twenty thousand steps with saves, pictures, pauses, stops and resumes; memory, file handles and step time.
 
 Each stop ends a process and the next start goes on, so a process lives for a part of the steps. What it holds is looked at
-every second, and its last tenth compared with the time after its warm-up; the steps likewise, by the median, in each life and
-from the first life to the last.
+every second. It is warm once it has saved, pictured, evaluated and paused, for each brings code and buffers with it that stay:
+from then on the last tenth of the looks is held against the first, by the median, and a line is laid through all of them. Memory
+is the process's own, without the pages of files, which the system lends. Step time is the clock's, by the median, and the
+processor's, which other work on the machine hardly changes.
 """
 
 import statistics
@@ -19,7 +21,7 @@ from trainer_core.run_dir import RunDir
 from .harmed import Harmed, leftovers, make_harmed, said, start
 
 LIVES = 4
-WARM_UP, WARM, END = 0.2, 0.3, 0.9  # shares of a life: memory is flat from here, is measured until there, and after that
+WARMING = {"checkpoint", "sample", "evaluation", "paused"}  # events
 LOOK_SECONDS = 1.0
 WISHES = ((SAVE,), (SAMPLE,), (PAUSE, CONTINUE))
 STEPS_BETWEEN = 100  # two wishes
@@ -27,12 +29,44 @@ MOST_GROWTH, MOST_SLOWER = 0.02, 0.05
 
 
 class Look(NamedTuple):
-    """What a process held after so many steps."""
+    """What a process held after so many steps, and how long it had computed."""
 
     step: int
     bytes: int
     handles: int
     threads: int
+    seconds: float
+
+
+class Life(NamedTuple):
+    """The looks at one process, once it was warm."""
+
+    looks: list[Look]
+
+    @property
+    def memory(self) -> list[int]:
+        return [look.bytes for look in self.looks]
+
+    @property
+    def growth(self) -> float:
+        """By which share its memory was above that at the beginning, at the end."""
+        return statistics.median(tenth(self.memory, last=True)) / statistics.median(tenth(self.memory)) - 1
+
+    @property
+    def slope(self) -> float:
+        """Bytes a step, of a line through all looks."""
+        return statistics.linear_regression([look.step for look in self.looks], self.memory).slope
+
+    @property
+    def more_handles(self) -> int:
+        handles = [look.handles for look in self.looks]
+        return max(tenth(handles, last=True)) - max(tenth(handles))
+
+    @property
+    def step_seconds(self) -> float:
+        """What a step took of the processor, with all that comes between steps."""
+        first, last = self.looks[0], self.looks[-1]
+        return (last.seconds - first.seconds) / (last.step - first.step)
 
 
 def soak(folder: Path, steps: int) -> dict[str, Any]:
@@ -41,43 +75,50 @@ def soak(folder: Path, steps: int) -> dict[str, Any]:
     harmed = make_harmed(folder, small=True, **many)
     began, lives = time.monotonic(), []
     for number in range(1, LIVES + 1):
-        lives.append(life(harmed, steps * number // LIVES if number < LIVES else None))
+        lives.append(live(harmed, steps * number // LIVES if number < LIVES else None))
     seconds = step_seconds(harmed.run_dir)
     assert len(seconds) == steps, "steps are missing"
     share = steps // LIVES
     pace = [statistics.median(seconds[share * n : share * (n + 1)]) for n in range(LIVES)]
-    memory = [growth([look.bytes for look in looks], statistics.median) for looks in lives]
-    handles = [growth([look.handles for look in looks], max) for looks in lives]
-    slower = [growth(seconds[share * n : share * (n + 1)], statistics.median) for n in range(LIVES)]
+    work = [life.step_seconds for life in lives]
     events = [event["event"] for event in EventReader(harmed.run_dir.events_path).new()]
+    is_kept = (
+        max(life.growth for life in lives) < MOST_GROWTH
+        and max(life.more_handles for life in lives) <= 0
+        and work[-1] / work[0] < 1 + MOST_SLOWER
+    )
     return {
         "steps": steps,
         "lives": LIVES,
         "checkpoints": events.count("checkpoint"),
         "pictures": events.count("sample"),
         "paused": events.count("paused"),
-        "resident_mib": [round(statistics.median(part(looks, END, 1.0)) / 2**20, 1) for looks in map(bytes_of, lives)],
-        "memory_growth": [round(value, 4) for value in memory],
-        "handles": [looks[-1].handles for looks in lives],
-        "handle_growth": [round(value, 4) for value in handles],
-        "threads": [looks[-1].threads for looks in lives],
+        "warm_from": [life.looks[0].step for life in lives],
+        "own_mib": [round(statistics.median(tenth(life.memory, last=True)) / 2**20, 1) for life in lives],
+        "memory_growth": [round(life.growth, 4) for life in lives],
+        "kib_per_1000_steps": [round(1000 * life.slope / 1024, 1) for life in lives],
+        "handles": [life.looks[-1].handles for life in lives],
+        "threads": [life.looks[-1].threads for life in lives],
         "step_ms": [round(1000 * value, 2) for value in pace],
-        "step_growth": [round(value, 4) for value in slower],
+        "processor_ms": [round(1000 * value, 2) for value in work],
         "leftovers": leftovers(harmed.out),
         "seconds": round(time.monotonic() - began, 1),
-        "kept": max(memory) < MOST_GROWTH and max(handles) <= 0 and pace[-1] / pace[0] < 1 + MOST_SLOWER,
+        "kept": is_kept,
     }
 
 
-def life(harmed: Harmed, until: int | None) -> list[Look]:
+def live(harmed: Harmed, until: int | None) -> Life:
     """One start, stopped after that step, if there is one; now and then it is asked for something meanwhile."""
-    child, run_dir, looks, wishes = start(harmed), harmed.run_dir, [], 0
+    child, run_dir, looks, wishes, told = start(harmed), harmed.run_dir, [], 0, set()
     process, reader, step, first = psutil.Process(child.pid), EventReader(run_dir.events_path, from_end=True), 0, None
     while child.is_alive():
-        step = max((event["step"] for event in reader.new() if event["event"] == "step"), default=step)
+        for event in reader.new():
+            step = event["step"] if event["event"] == "step" else step
+            told.add(event["event"])
         if 0 < step < harmed.steps:
             first = first or step
-            looks.append(Look(step, process.memory_info().rss, process.num_fds(), process.num_threads()))
+            if told >= WARMING:
+                looks.append(look_at(process, step))
             if step > first + STEPS_BETWEEN * (wishes + 1) and wishes < 3 * len(WISHES):
                 for wish in WISHES[wishes % len(WISHES)]:
                     run_dir.ask(wish)
@@ -87,21 +128,19 @@ def life(harmed: Harmed, until: int | None) -> list[Look]:
                 until = None
         child.join(LOOK_SECONDS)
     assert child.exitcode in (0, 3), said(harmed)
-    return looks
+    assert len(looks) > 1, "it ended before it was warm: more steps"
+    return Life(looks)
 
 
-def bytes_of(looks: list[Look]) -> list[int]:
-    return [look.bytes for look in looks]
+def look_at(process: psutil.Process, step: int) -> Look:
+    held, times = process.memory_info(), process.cpu_times()
+    return Look(step, held.rss - held.shared, process.num_fds(), process.num_threads(), times.user + times.system)
 
 
-def part(values: list, begin: float, end: float) -> list:
-    """These from one share of them to another."""
-    return values[int(len(values) * begin) : max(int(len(values) * end), int(len(values) * begin) + 1)]
-
-
-def growth(values: list, kind: Any) -> float:
-    """By which share the last are above those after the warm-up."""
-    return kind(part(values, END, 1.0)) / kind(part(values, WARM_UP, WARM)) - 1
+def tenth(values: list, *, last: bool = False) -> list:
+    """The first of ten parts of these, or the last one."""
+    count = max(len(values) // 10, 1)
+    return values[-count:] if last else values[:count]
 
 
 def step_seconds(run_dir: RunDir) -> list[float]:

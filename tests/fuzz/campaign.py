@@ -1,5 +1,8 @@
 """Spoilt files for a while, and what is no clean outcome of one: the findings.
 
+The while is of the processor: what this process has computed, whatever else the machine does. It can be broken off (Ctrl-C, or
+SIGTERM by `__main__.py`), and what was done until then is told.
+
 Clean is a result, or an error of ours in words: a JobError, or a ValueError that a line of the core raises by itself. A
 finding is any other exception, a reader that takes longer than SLOW seconds, and a message as long as a file.
 """
@@ -32,25 +35,33 @@ class Outcome(NamedTuple):
     files: int
     refused: int
     findings: tuple[Finding, ...]  # one of each kind
+    seconds: float  # of the processor
+    is_whole: bool  # not broken off
 
 
 def campaign(target: Target, seconds: float, seed: int, most: int | None = None) -> Outcome:
-    """Spoil and feed for so many seconds, or so many files."""
-    draw, found = random.Random(seed), {}
+    """Spoil and feed for so many seconds of the processor, or so many files."""
+    draw, found, is_whole = random.Random(seed), {}, False
     files = refused = 0
     with tempfile.TemporaryDirectory() as made, tempfile.TemporaryDirectory() as folder:
         seeds = target.seeds(Path(made))
-        for good in seeds:
-            outcome = judge(target, good, Path(folder))
-            if isinstance(outcome, Finding):
-                found[outcome.where, outcome.what[:20]] = outcome
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and (most is None or files < most):
-            outcome = judge(target, spoilt(draw.choice(seeds), draw.choice(seeds), draw), Path(folder))
-            files, refused = files + 1, refused + (outcome is not None)
-            if isinstance(outcome, Finding):
-                found.setdefault((outcome.where, outcome.what[:20]), outcome)
-    return Outcome(files, refused, tuple(found.values()))
+        begun, since, data = time.process_time(), time.thread_time(), b""
+        try:
+            for good in seeds:
+                outcome = judge(target, data := good, Path(folder))
+                if isinstance(outcome, Finding):
+                    found[outcome.where, outcome.what[:20]] = outcome
+            while time.process_time() - begun < seconds and (most is None or files < most):
+                since, data = time.thread_time(), spoilt(draw.choice(seeds), draw.choice(seeds), draw)
+                outcome = judge(target, data, Path(folder))
+                files, refused = files + 1, refused + (outcome is not None)
+                if isinstance(outcome, Finding):
+                    found.setdefault((outcome.where, outcome.what[:20]), outcome)
+            is_whole = True
+        except KeyboardInterrupt:
+            if (took := time.thread_time() - since) > SLOW:
+                found["", "broken off"] = Finding(f"broken off in it after {took:.1f} s", "", data)
+    return Outcome(files, refused, tuple(found.values()), time.process_time() - begun, is_whole)
 
 
 def judge(target: Target, data: bytes, folder: Path) -> Finding | str | None:
