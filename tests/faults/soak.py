@@ -2,11 +2,12 @@
 
 Each stop ends a process and the next start goes on, so a process lives for a part of the steps. What it holds is looked at
 every second. It is warm once it has saved, pictured, evaluated and paused, for each brings code and buffers with it that stay:
-from then on the last tenth of the looks is held against the first, by the median, and a line is laid through all of them. Memory
-is the process's own, without the pages of files, which the system lends. Step time is the clock's, by the median, and the
-processor's, which other work on the machine hardly changes.
+from then on the last tenth of the looks is held against the first, by the median, and a line is laid through all of them.
+Memory is the process's own, without the pages of files, which the system lends. Step time is the clock's, by the median, and
+the processor's, which other work on the machine hardly changes.
 """
 
+import contextlib
 import statistics
 import time
 from pathlib import Path
@@ -114,11 +115,13 @@ def live(harmed: Harmed, until: int | None) -> Life:
     while child.is_alive():
         for event in reader.new():
             step = event["step"] if event["event"] == "step" else step
-            told.add(event["event"])
+            if step:
+                told.add(event["event"])
         if 0 < step < harmed.steps:
             first = first or step
             if told >= WARMING:
-                looks.append(look_at(process, step))
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    looks.append(look_at(process, step))
             if step > first + STEPS_BETWEEN * (wishes + 1) and wishes < 3 * len(WISHES):
                 for wish in WISHES[wishes % len(WISHES)]:
                     run_dir.ask(wish)
