@@ -4,6 +4,7 @@ ComfyUI that is killed leaves its trainer alone: that one saves and ends by itse
 `python -m tests.faults --comfy`, which sees to it that the helpers of tests/comfy are found.
 """
 
+import contextlib
 import json
 import random
 import shutil
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import aiohttp
 import psutil
 from comfy_client import queue
 from comfy_server import HOW_TO_GET_ONE, Server, find_comfyui, find_python, start_server
@@ -27,6 +29,7 @@ from .stages import Stage, Watch, stages_of
 
 TRAINER, COMFYUI, BOTH = VICTIMS = ("trainer", "ComfyUI", "both")
 PATIENCE_SECONDS = 60.0  # for a trainer that has lost its ComfyUI to save and end
+LOOK_SECONDS = 0.2
 STEPS = 12
 
 
@@ -126,15 +129,25 @@ def live(comfyui: "Comfy", prompt: Prompt, run: Queued, victim: str, stage: Stag
     if victim in (TRAINER, BOTH):
         child.kill()
     asking.join(PATIENCE_SECONDS)
-    psutil.wait_procs([child], PATIENCE_SECONDS)
+    wait_for(child)
     return watch.last()
+
+
+def wait_for(child: psutil.Process) -> None:
+    """Until it has ended: nobody may be there to ask how, then it stays as a zombie."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until and child.is_running():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if child.status() == psutil.STATUS_ZOMBIE:
+                return
+        time.sleep(LOOK_SECONDS)
 
 
 def ask(server: Server, prompt: Prompt) -> None:
     """Queue the graph; that its ComfyUI dies meanwhile is the point."""
     try:
         queue(server.url, prompt)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, aiohttp.ClientError) as error:
         print(f"the queue broke off: {error}", file=sys.stderr)
 
 
