@@ -13,9 +13,12 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .campaign import Outcome, campaign
 from .targets import NAMES, target_of
+
+if TYPE_CHECKING:
+    from .campaign import Outcome
 
 
 def main() -> int:
@@ -36,6 +39,8 @@ def main() -> int:
         from .guided import guided
 
         guided(args.target, args.minutes * 60, seed, lambda outcome: tell(args.target, outcome, seed))
+    from .campaign import campaign
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the campaign tells what it did
     for name in NAMES if args.target == "all" else [args.target]:
         outcome = campaign(target_of(name), args.minutes * 60, seed)
@@ -45,7 +50,7 @@ def main() -> int:
     return int(has_found)
 
 
-def tell(name: str, outcome: Outcome, seed: int) -> int:
+def tell(name: str, outcome: "Outcome", seed: int) -> int:
     """Print what came of it, and keep the files of the findings; 1 where there are any."""
     took, kinds = f"{outcome.seconds / 60:.1f} min of the processor", len(outcome.findings)
     end = "" if outcome.is_whole else ", broken off"

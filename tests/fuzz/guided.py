@@ -12,11 +12,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from .campaign import Finding, Outcome, judge
-from .mutate import spoilt
-from .targets import target_of
+if TYPE_CHECKING:
+    from .campaign import Finding, Outcome
 
 LONGEST_FILE = 100_000
 HANGS = 120  # seconds after which libFuzzer ends the process, and keeps the file
@@ -30,7 +29,7 @@ OPTIONS = (
 )
 
 
-def guided(name: str, seconds: float, seed: int, tell: Callable[[Outcome], int]) -> NoReturn:
+def guided(name: str, seconds: float, seed: int, tell: "Callable[[Outcome], int]") -> NoReturn:
     """Spoil and feed for so many seconds of the processor; `tell` is given what came of it, and gives the exit code. Ends the
     process, as libFuzzer does."""
     import atheris
@@ -39,12 +38,16 @@ def guided(name: str, seconds: float, seed: int, tell: Callable[[Outcome], int])
     folder, corpus, seeds_from = (made / part for part in ("files", "corpus", "seeds"))
     for part in (folder, corpus, seeds_from):
         part.mkdir()
-    with atheris.instrument_imports(include=["trainer_core"]):
+    with atheris.instrument_imports(include=["trainer_core"]):  # nothing of it is imported before
+        from .campaign import Outcome, judge
+        from .mutate import spoilt
+        from .targets import target_of
+
         target = target_of(name)
         seeds = target.seeds(seeds_from)
         for number, data in enumerate(seeds):
             (corpus / str(number)).write_bytes(data)
-            target.feed(data, folder)  # what is imported on the way is instrumented, too
+            judge(target, data, folder)  # what is imported on the way is instrumented, too
     stopped: list[int] = []
     for wish in (signal.SIGTERM, signal.SIGINT):
         signal.signal(wish, lambda number, frame: stopped.append(number))
@@ -56,7 +59,7 @@ def guided(name: str, seconds: float, seed: int, tell: Callable[[Outcome], int])
         nonlocal files, refused
         outcome = judge(target, data, folder)
         files, refused = files + 1, refused + (outcome is not None)
-        if isinstance(outcome, Finding):
+        if outcome is not None and not isinstance(outcome, str):
             found.setdefault((outcome.where, outcome.what[:20]), outcome)
         if stopped or time.process_time() - begun >= seconds:
             code = tell(Outcome(files, refused, tuple(found.values()), time.process_time() - begun, not stopped))

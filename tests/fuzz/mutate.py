@@ -31,10 +31,10 @@ def spoilt(seed: bytes, other: bytes, draw: random.Random) -> bytes:
 
 
 def _spoilt_json(seed: bytes, draw: random.Random) -> bytes:
-    """The same with something else at one to three of its places; the seed itself where it is no JSON."""
+    """The same with something else at one to three of its places; the seed itself where it is no JSON, or too deep."""
     try:
         value = json.loads(seed)
-    except ValueError:
+    except (ValueError, RecursionError):
         return seed
     for _ in range(draw.randrange(1, 4)):
         value = _changed(value, draw)
