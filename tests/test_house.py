@@ -84,12 +84,14 @@ def test_plain_pip_and_comfyui_get_the_same_floors():
     assert all(re.fullmatch(r"[a-z-]+>=[0-9.]+", line) for line in project["dependencies"]), "floors, never pins"
 
 
-def test_nothing_of_one_machine_is_committed():
+def test_nothing_of_one_machine_and_no_half_merged_file_is_committed():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
     assert "uv.lock" not in listed.stdout.split()
-    wrong = re.compile(r"/(root|home)/\w+|/work/(main|shared)|pythonhosted|registry\.npmjs|(pypi|debian)\.org")
+    wrong = re.compile(
+        r"/(root|home)/\w+|/work/(main|shared)|pythonhosted|registry\.npmjs|(pypi|debian)\.org|^[<>]{7} ", re.MULTILINE
+    )
     for name in listed.stdout.splitlines():
         path = ROOT / name
         if path.suffix in {".py", ".md", ".toml", ".json", ".js", ".txt", ".yml"} and path.name != "test_house.py":
