@@ -18,6 +18,7 @@ from .widgets import (
     FluxTrainModel,
     LoraConfigWire,
     OptimizerConfigWire,
+    PublishingConfigWire,
     TrainDataset,
     TrainingOptionsWire,
     TreadRoutes,
@@ -62,6 +63,7 @@ class ImportSimpleTunerConfig(io.ComfyNode):
                 io.Int.Output(display_name="seed"),
                 io.String.Output(display_name="report"),
                 io.String.Output(display_name="name"),
+                PublishingConfigWire.Output(display_name=PublishingConfigWire.io_type),
             ],
         )
 

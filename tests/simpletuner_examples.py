@@ -45,6 +45,7 @@ EXAMPLES = {  # each a few lines of config.json
     "libreflux": '"model_flavour": "libreflux", "pretrained_model_name_or_path": "jimmycarter/LibreFlux-SimpleTuner",',
     "optimi-lion": '"optimizer": "optimi-lion",',
     "optimi-stableadamw": '"optimizer": "optimi-stableadamw",',
+    "nicknames": '"--user_prompt_library": "config/nicknames.json",',
     "prompt library": '"--user_prompt_library": "config/user_prompt_library.json",',
     "auto shift": '"--flow_schedule_auto_shift": true,',
     "shift 0.1": '"--flow_schedule_shift": 0.1,',
@@ -58,6 +59,9 @@ EXAMPLES = {  # each a few lines of config.json
   "base_model_default_dtype": "bf16",
 """,
     "lora settings": """
+# 'all+ffs' trains the feed-forward beside attention.
+# - It is said that platforms, such as ComfyUI, may not load it.
+# 'context+ffs' teaches words, before going on by `--init_lora`.
 # Other options are 'tiny' and 'nano', where you train just 1 or 2 layers.
 "--flux_lora_target": "all",
 
@@ -101,7 +105,8 @@ def simpletuner_dir(folder: Path, example: str = "", *, small: bool = False) -> 
     if small:
         backends = backends.replace(": 1024", ": 64").replace(": 512", ": 48").replace(": 1000", ": 1")
     (config / "multidatabackend.json").write_text(backends, encoding="utf-8")
-    shutil.copy(FILES / "user_prompt_library.json", config)
+    for name in ("user_prompt_library.json", "nicknames.json"):
+        shutil.copy(FILES / name, config)
     for name in ("pseudo-camera-10k", "dreambooth-subject"):
         make_pictures(folder / "datasets" / name, 3)
     return config / "config.json"

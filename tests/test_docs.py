@@ -81,8 +81,26 @@ WORKFLOW = {  # the form that ComfyUI runs, of the same kind as JOB
         "inputs": {"model": ["1", 0], "dataset": ["2", 0], "validation": ["3", 0], "name": "graph", "max_train_steps": 1},
     },
 }
+
+
+def as_saved(prompt: dict[str, Any]) -> dict[str, Any]:
+    """The form that ComfyUI saves, of the form that it runs."""
+    nodes, links = [], []
+    for name, node in prompt.items():
+        wires = {given: value for given, value in node["inputs"].items() if isinstance(value, list)}
+        widgets = {given: value for given, value in node["inputs"].items() if given not in wires}
+        inputs: list[dict[str, Any]] = [
+            {"name": given, "type": "T", "link": None, "widget": {"name": given}} for given in widgets
+        ]
+        for given, (source, slot) in wires.items():
+            links.append([len(links) + 1, int(source), slot, int(name), len(inputs), "T"])
+            inputs.append({"name": given, "type": "T", "link": len(links)})
+        nodes.append({"id": int(name), "type": node["class_type"], "inputs": inputs, "widgets_values": [*widgets.values()]})
+    return {"nodes": nodes, "links": links, "version": 0.4}
+
+
 STANDS_FOR = {"~/ComfyUI": "ComfyUI"}  # and RUN_DIR, for the run of JOB
-SLOW = {  # command -> why it is not in the default suite
+SLOW = {  # command -> why it is not in the default suite; FLUX_LORA_SLOW=1 runs it
     "flux-lora demo": "trains 400 steps and makes 20 pictures",
 }
 NOT_RUN = {  # a command, or what it begins with -> why it is not run at all
@@ -97,6 +115,7 @@ NOT_RUN = {  # a command, or what it begins with -> why it is not run at all
     "python -m tools.": "remakes files of the repository; that it exists is a test below",
     "pytest": "this very suite; that its files and markers exist is a test below",
 }
+PACK = ("trainer_core", "nodes", "tools", "web", "docs")
 COMMANDS = all_commands()
 OURS = [command for command in COMMANDS if words_of(command)[0] == "flux-lora"]
 
@@ -108,7 +127,13 @@ def user_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_pictures(folder / "pictures")
     longer = {**JOB, "training": JOB["training"] | {"max_train_steps": 3}}
     backends = [{"id": "pictures", "instance_data_dir": "pictures", "caption_strategy": "textfile"}]
-    files = {"JOB.json": JOB, "job.json": JOB, "NEW.json": longer, "WORKFLOW.json": WORKFLOW, "workflow.json": WORKFLOW}
+    files = {
+        "JOB.json": JOB,
+        "job.json": JOB,
+        "NEW.json": longer,
+        "WORKFLOW.json": WORKFLOW,
+        "workflow.json": as_saved(WORKFLOW),
+    }
     files |= {"config/config.json": SIMPLETUNER, "config/multidatabackend.json": backends}
     (folder / "config").mkdir()
     for name, content in files.items():
@@ -232,6 +257,16 @@ def test_every_message_in_troubleshooting_is_one_that_the_code_says() -> None:
     assert len(quotes) >= 60
     assert not [quote for quote in quotes if not is_said(quote, templates)]
     assert not is_said("a sentence … that nobody says", templates)
+
+
+def test_the_readme_s_tree_names_every_module_of_the_trainer_and_no_file_that_is_gone() -> None:
+    tree = next(block for block in blocks(text_of(ROOT / "README.md"), "") if block.startswith("__init__.py"))
+    words, trainer = set(re.findall(r"\w+", tree)), ROOT / "trainer_core"
+    told = [trainer, *(trainer / name for name in ("adapter", "data", "flux", "plan", "validation"))]
+    modules = [path.stem for folder in told for path in folder.glob("[a-z]*.py")]
+    assert len(modules) > 150 and not [name for name in modules if name not in words]
+    there = {path.name for place in PACK for path in (ROOT / place).rglob("*.*")} | {"__init__.py"}
+    assert not set(re.findall(r"\w+\.(?:py|js|css|json)\b", tree.replace("node.js", ""))) - there
 
 
 def test_the_readme_leads_to_every_page_of_the_docs() -> None:

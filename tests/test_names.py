@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 
-from support import job_data
+from support import ROOT, Command, job_data
 from trainer_core.errors import JobError
 from trainer_core.file_names import expanded, problem_of, problem_of_path
 from trainer_core.job_file import parse_job
@@ -16,6 +16,7 @@ NEVER_WRITTEN = (
     *("CON", "con", "NUL.safetensors", "com1.x", "LPT9", "COM¹", "CONIN$", "aux .txt", "CON.a.b"),
     *("a.", "a ", " a", ".a", "a\n", "a\0b", "a\x7f", "a\u202eb", "x" * 121, "é" * 101, "", "?", "*", "<a>", 'a"b', "a|b"),
 )
+CODE = [path for folder in ("trainer_core", "nodes") for path in (ROOT / folder).rglob("*.py") if path.name != "file_names.py"]
 
 
 @pytest.mark.parametrize("name", NEVER_WRITTEN)
@@ -60,5 +61,8 @@ def test_an_odd_path_of_linux_is_read(path: str) -> None:
 
 def test_the_home_of_nobody_is_an_error_in_words() -> None:
     assert expanded(" ~/a ") == Path.home() / "a"
+    assert not [path for path in CODE if "expanduser(" in path.read_text(encoding="utf-8")], "file_names.expanded says it"
+    done = Command("dataset", "~nobody-here/pictures")
+    assert done.code == 2 and "the home of nobody" in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(JobError, match="the home of nobody"):
         expanded("~nobody-has-this-name/a")

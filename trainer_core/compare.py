@@ -23,6 +23,7 @@ from .adapter.initial import initial_parts
 from .adapter.plan import plan_adapter
 from .data.encode import Caches
 from .errors import JobError
+from .file_names import expanded
 from .flavour_check import flow_of
 from .flux.attention import attending
 from .flux.flavours import FLAVOURS
@@ -128,7 +129,7 @@ class Base:
         helper = self._spec.assistant_lora_path.strip()
         self._assistant: Assistant | None = None
         if helper:
-            self._assistant = add_assistant(self.transformer, Path(helper).expanduser(), setup.shape)
+            self._assistant = add_assistant(self.transformer, expanded(helper), setup.shape)
 
     def picturing(self) -> ExitStack:
         return self._with(self._spec.assistant_lora_inference_strength, training=False)

@@ -174,7 +174,8 @@ def job_of(
 
 
 def imported(values: Mapping[str, Any], may_read: Callable[[Path], bool] = lambda path: True) -> tuple[Any, ...]:
-    """ImportSimpleTunerConfig: the job's parts in the order of TrainLoRA's sockets, steps, seed, the report, and the name."""
+    """ImportSimpleTunerConfig: the job's parts in the order of TrainLoRA's sockets, steps, seed, the report, the name, and
+    what is published."""
     from .importers.simpletuner import import_config  # imports torch when it is called
     from .importers.simpletuner_draft import describe
     from .importers.simpletuner_model import Swaps
@@ -192,7 +193,7 @@ def imported(values: Mapping[str, Any], may_read: Callable[[Path], bool] = lambd
         raise JobError(f"ImportSimpleTunerConfig:\n{report}\n\ncorrect what is refused, or switch on skip_refused")
     job = found.job
     parts = (job.base, job.datasets, job.lora, job.routes, job.optimizer, job.flow, job.validation, job.training)
-    return (*parts, job.training.max_train_steps, job.training.seed, report, job.name)
+    return (*parts, job.training.max_train_steps, job.training.seed, report, job.name, job.publishing)
 
 
 def read_by_import(config: str, datasets: str) -> list[Path]:

@@ -60,13 +60,14 @@ class RouteTotal:
 
 @dataclass
 class History:
-    """`losses` has one entry a step done, so its length is the step."""
+    """`losses` has one entry a step done, so its length is the step. `thumbnail` is of the newest pictures that were due."""
 
     losses: list[float] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     interval: Interval = field(default_factory=Interval)
     routes: list[RouteTotal] = field(default_factory=list)
     scores: list[PictureScore] = field(default_factory=list)
+    thumbnail: str = ""
 
     @property
     def step(self) -> int:
@@ -138,4 +139,5 @@ class History:
             interval=Interval(**data["interval"]),
             routes=[RouteTotal(**entry) for entry in data["routes"]],
             scores=[PictureScore(**entry) for entry in data["scores"]],
+            thumbnail=data.get("thumbnail", ""),  # runs of earlier versions have none
         )

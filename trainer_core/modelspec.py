@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from .event_file import first_event
+from .file_names import expanded
 from .flux.flavours import Flavour
 from .flux.licences import LICENCES, strictest
 from .job import TrainJob
@@ -63,7 +64,7 @@ def usage_hint(flavour: Flavour, trigger: str) -> str:
 
 def architectures_of(job: TrainJob, flavour: Flavour) -> list[str]:
     """Of the base, and of the LoRA that training began with, as far as that says."""
-    path = Path(job.lora.init_lora.strip()).expanduser()
+    path = expanded(job.lora.init_lora)
     if not job.lora.init_lora.strip() or not path.is_file():
         return [flavour.architecture]
     from .flux.files import read_header  # imports torch

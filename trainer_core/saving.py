@@ -28,7 +28,7 @@ def save_state(setup: Setup, trainee: Trainee, context: RunContext) -> None:
         trainee.optimizer,
         trainee.ema,
         history,
-        lambda folder: export_all(setup, trainee, folder / LORA_DIR, context),
+        lambda folder: export_all(setup, trainee, folder / LORA_DIR, context, history.thumbnail),
         keep=setup.job.training.checkpoints_total_limit,
     )
     context.events.emit("checkpoint", step=history.step, path=str(path))
@@ -42,7 +42,7 @@ def save_loras(setup: Setup, trainee: Trainee, context: RunContext, pictures: Se
     context.events.phase("save", 0, 1)
     run_dir, best = context.run_dir, trainee.history.best
     run_dir.check_there()
-    export_all(setup, trainee, run_dir.root, context, next(iter(pictures), None))
+    export_all(setup, trainee, run_dir.root, context, thumbnail_of(pictures[0]) if pictures else "")
     lora, ema = run_dir.lora_path(setup.job.name), run_dir.lora_path(f"{setup.job.name}-ema")
     keys = verify(setup, lora, context)
     if trainee.ema is not None:
@@ -57,8 +57,8 @@ def save_loras(setup: Setup, trainee: Trainee, context: RunContext, pictures: Se
     }
 
 
-def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext, shown: Path | None = None) -> None:
-    """NAME.safetensors, and NAME-ema.safetensors where there is an average. `shown` is the picture for their thumbnail."""
+def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext, thumbnail: str) -> None:
+    """NAME.safetensors, and NAME-ema.safetensors where there is an average."""
     metadata = lora_metadata(
         setup.job,
         setup.adapter,
@@ -66,7 +66,7 @@ def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext
         context.run_dir.run_id,
         trainee.history.step,
         started=started_on(context.run_dir),
-        thumbnail=thumbnail_of(shown) if shown else "",
+        thumbnail=thumbnail,
     )
     names = {setup.job.name: False} | ({f"{setup.job.name}-ema": True} if trainee.ema is not None else {})
     for name, averaged in names.items():

@@ -24,6 +24,7 @@ from .data.report import group_reasons
 from .data.sample import Index, Rejected, Sample
 from .data.small_buckets import settle_small_buckets
 from .errors import JobError
+from .file_names import expanded
 from .flavour_check import check_flavour, flow_of
 from .flux.attention import check_attention, check_place
 from .flux.compiling import check_compiling, missing_compiler, pays
@@ -260,10 +261,10 @@ def read_initial(job: TrainJob, shape: FluxShape) -> tuple[dict[str, AdaptedModu
     """What init_lora settles: layers with their rank and alpha, and the parts to start from. JobError names a wrong file,
     and one of the assistant's."""
     if job.base.assistant_lora_path:
-        read_adapter(Path(job.base.assistant_lora_path.strip()).expanduser(), shape)
+        read_adapter(expanded(job.base.assistant_lora_path), shape)
     if not job.lora.init_lora:
         return {}, {}
-    given, initial = initial_parts(initial_factors(Path(job.lora.init_lora.strip()).expanduser(), shape, job.lora.lora_type))
+    given, initial = initial_parts(initial_factors(expanded(job.lora.init_lora), shape, job.lora.lora_type))
     log.warning("%d layers start from init_lora, with the rank and alpha that they have in that file", len(given))
     return given, initial
 

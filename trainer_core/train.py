@@ -39,6 +39,7 @@ from .history import Evaluation, History, PictureScore
 from .host_memory import own_bytes
 from .job import TrainJob
 from .job_file import dump_job
+from .modelspec import thumbnail_of
 from .objective import Objective
 from .optim import learning_rate_at, make_clip, set_learning_rate
 from .processes import ProcessLost
@@ -49,7 +50,7 @@ from .step import StepRecord, Update, conditions_of, train_step
 from .trainee import Trainee, build_trainee
 from .validation.evaluate import evaluate, mean_loss, overfitting
 from .validation.pictures import draw_before_after, draw_loss_curve
-from .validation.render import render_shots
+from .validation.render import is_whole, render_shots
 from .writing import write_atomically
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
         share=Share(group.rank, group.count, group.in_step),
     )
     evaluate_if_due(setup, trainee, caches, context)
+    picture_if_due(setup, trainee, caches, context, plan)  # where a kill came between a checkpoint and its pictures
     ahead = 1 + math.ceil(BATCHES_AHEAD / accumulation)
     with saved_if_lost(setup, trainee, context), Loader(plan.portion, range(first, setup.num_steps), ahead) as loader:
         for step in range(first, setup.num_steps):
@@ -161,8 +163,7 @@ def train(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext) -
             is_best = evaluate_if_due(setup, trainee, caches, context)
             if is_best or step + 1 == setup.num_steps or _is_due(step + 1, training.checkpoint_step_interval):
                 save_state(setup, trainee, context)
-            if step + 1 < setup.num_steps and wants_pictures(job, plan, step + 1):
-                make_pictures(setup, trainee, caches, context, step=step + 1)
+            picture_if_due(setup, trainee, caches, context, plan)
 
 
 @contextmanager
@@ -270,6 +271,17 @@ def picture(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext,
     asked = ready_asked(setup, caches, context, prompt)
     if asked is not None:
         make_pictures(asked[0], trainee, asked[1], context, step=trainee.history.step)
+
+
+def picture_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, plan: BatchPlan) -> None:
+    """The pictures of this step, where the job wants some before the end, and the thumbnail of the checkpoints after it. The
+    history holds that, since a picture's file may be gone when a resumed run saves."""
+    step = trainee.history.step
+    if not (0 < step < setup.num_steps and wants_pictures(setup.job, plan, step)):
+        return
+    paths = make_pictures(setup, trainee, caches, context, step=step)
+    if paths and context.group.is_first and is_whole(paths[0]):
+        trainee.history.thumbnail = thumbnail_of(paths[0])
 
 
 def make_pictures(setup: Setup, trainee: Trainee, caches: Caches, context: RunContext, *, step: int) -> list[Path]:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -17,6 +16,7 @@ from .context import RunContext
 from .ema import Ema
 from .errors import JobError
 from .events import EVENTS_VERSION
+from .file_names import expanded
 from .flux.compiling import compile_blocks
 from .flux.fill import Visit, nothing, unseen
 from .flux.load import FluxWeights, by_block, load_transformer, open_weights
@@ -110,7 +110,7 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     transformer = load_base(setup, weights, by_block(setup.shape, progress), shared_out=in_step)
     context.stop_if_wanted()
     helper = setup.job.base.assistant_lora_path
-    assistant = add_assistant(transformer, Path(helper.strip()).expanduser(), setup.shape) if helper else None
+    assistant = add_assistant(transformer, expanded(helper), setup.shape) if helper else None
     parameters = make_trainable(setup, transformer, weights, lambda layer: context.stop_if_wanted())
     if in_step:
         share_out(transformer, parameters.values())

@@ -4,6 +4,7 @@ from .edit import EDIT
 from .graph import Group, Workflow
 from .parts import (
     FOR_FLUX,
+    TRAINED_ON_FLUX,
     adaptive,
     base,
     flow,
@@ -254,7 +255,7 @@ GUIDANCE = Workflow(
         (
             "Adaptive Guider",
             "Real CFG costs two passes a step. **Adaptive Guider** leaves it out in the first steps and ends it once it no longer "
-            f"matters; the server's log says how many passes that saved. {FOR_FLUX}",
+            f"matters; the server's log says how many passes that saved. {TRAINED_ON_FLUX}, and latents of 1024 x 1024.",
         ),
     ),
     (

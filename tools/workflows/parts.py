@@ -5,10 +5,11 @@ from typing import Any
 
 from .graph import Group, Node
 
-FOR_FLUX = (
+TRAINED_ON_FLUX = (
     "For FLUX.1 dev choose your files in *Load FLUX for Training* (and your card's size in **card**), your pictures in "
-    "*Dataset Bucket*, mixed_precision bf16, learning rate 1e-4, batch size 1, shift 0, guidance 1, and latents of 1024 x 1024."
+    "*Dataset Bucket*, mixed_precision bf16, gradient_checkpointing on, learning rate 1e-4, batch size 1, shift 0"
 )
+FOR_FLUX = f"{TRAINED_ON_FLUX}, guidance 1; for the pictures cfg 1, guidance 3.5 and latents of 1024 x 1024."
 SUBJECTS = "airplane\nautomobile\nbear\nbicycle\nbutterfly\ncamera\ncrown\nfish"
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unicodedata import normalize
 
 from ..errors import JobError
+from ..file_names import expanded
 from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
 from .text_files import TextReader, one_line
@@ -90,7 +91,7 @@ def read_table(spec: DatasetSpec, folder: Path) -> Table:
 
 def table_path(spec: DatasetSpec, folder: Path) -> Path:
     """Where the table of this dataset is: as given, or else below the folder."""
-    given = Path(spec.caption_table.strip()).expanduser()
+    given = expanded(spec.caption_table)
     return given if given.is_absolute() or given.is_file() else folder / given
 
 

@@ -16,11 +16,11 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from ..errors import JobError
+from ..file_names import expanded
 from ..specs.dataset import DatasetSpec
 from .text_files import TextReader, one_line
 
@@ -92,7 +92,7 @@ class Wildcards:
     """The lines of the text files in a folder, by the file's path below it without .txt; each file is read once."""
 
     def __init__(self, spec: DatasetSpec):
-        self._folder = Path(spec.wildcards_dir.strip()).expanduser().absolute()
+        self._folder = expanded(spec.wildcards_dir).absolute()
         if not self._folder.is_dir():
             raise JobError(f"dataset {spec.id!r}: there is no folder {self._folder}; correct wildcards_dir")
         self._reader = TextReader("wildcard")

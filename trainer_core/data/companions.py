@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import JobError
+from ..file_names import expanded
 from ..run_dir import PICTURE_SUFFIXES
 from .find import Found, find_files
 
@@ -16,7 +17,7 @@ MAX_NAMED = 3
 
 def companion_folder(given: str) -> Path | None:
     """The folder that a setting names, if any."""
-    return Path(given.strip()).expanduser() if given.strip() else None
+    return expanded(given) if given.strip() else None
 
 
 def find_companions(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from ..errors import JobError
+from ..file_names import expanded
 from ..flux.flavours import Flavour
 from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
@@ -90,7 +91,7 @@ def count_buckets(samples: Iterable[Sample]) -> dict[str, int]:
 
 def open_source(spec: DatasetSpec) -> Source:
     """What a dataset is made of, by its names alone; JobError where there is nothing."""
-    folder = Path(spec.instance_data_dir.strip()).expanduser()
+    folder = expanded(spec.instance_data_dir)
     others = {"mask": mask_folder(spec), "reference": reference_folder(spec)}
     if not folder.is_dir():
         raise JobError(f"dataset {spec.id!r}: there is no folder {folder.absolute()}")

@@ -14,6 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..file_names import expanded
 from ..specs.dataset import DatasetSpec
 from .buckets import Bucket
 from .duplicates import exact, near
@@ -191,7 +192,7 @@ def _part(spec: DatasetSpec, samples: Sequence[Sample], rejected: Sequence[Rejec
         purpose = "regularisation"
     return _facts(
         spec.id,
-        str(Path(spec.instance_data_dir.strip()).expanduser().absolute()),
+        str(expanded(spec.instance_data_dir).absolute()),
         "disabled" if spec.disabled else purpose,
         samples,
         buckets=_buckets(samples, batch_size),

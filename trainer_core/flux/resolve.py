@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from ..errors import JobError
+from ..file_names import expanded
 from ..specs.base import WHOLE_MODEL_FIELD, BaseModelSpec
 from .dialects import PARTS, parts_in
 from .files import PICO_FILES, ModelFiles
@@ -60,7 +61,7 @@ def resolve_files(base: BaseModelSpec) -> ModelFiles:
 
 def _locate(value: str, field: str, wanted: list[str], allow_download: bool) -> Path:
     """The file or folder of this name: on disk, in the hub's cache, or, where that is allowed, on the hub."""
-    path = Path(value).expanduser()
+    path = expanded(value)
     if path.exists():
         return path
     if not HUB_ID.fullmatch(value) or path.suffix.lower() in (".safetensors", ".gguf"):

@@ -6,7 +6,7 @@ could be done in another way.
 
     simpletuner_files      config.json, .toml, .env, and the paths inside
     simpletuner_draft      the job as it grows, the notes, what a row of a table can say
-    simpletuner_model, _adapter, _course, _flow, _pictures, _rest    option -> what becomes of it, by concern
+    simpletuner_model, _adapter, _course, _flow, _pictures, _publishing, _rest    option -> what becomes of it, by concern
     simpletuner_datasets, _dataset_options    multidatabackend.json
 
 A table decides alone where an option can be judged alone; a `settle_` function where it takes several.
@@ -35,9 +35,10 @@ from .simpletuner_files import Place, find_config, read_json, read_options
 from .simpletuner_flow import FLOW, settle_flow
 from .simpletuner_model import MODEL, Swaps, settle_base
 from .simpletuner_pictures import PICTURES, settle_pictures
+from .simpletuner_publishing import PUBLISHING
 from .simpletuner_rest import FAMILIES, REST
 
-OPTIONS: dict[str, Row] = MODEL | ADAPTER | COURSE | FLOW | PICTURES | REST
+OPTIONS: dict[str, Row] = MODEL | ADAPTER | COURSE | FLOW | PICTURES | PUBLISHING | REST
 ALIASES = {  # names of other versions
     "model_flavor": "model_flavour",
     "rank": "lora_rank",

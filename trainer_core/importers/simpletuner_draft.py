@@ -83,7 +83,7 @@ class Draft:
 
     def __post_init__(self) -> None:
         models = {name: info.annotation for name, info in TrainJob.model_fields.items()}
-        named = ("base", "lora", "optimizer", "flow", "validation", "training")
+        named = ("base", "lora", "optimizer", "flow", "validation", "training", "publishing")
         self.parts = {name: Fields(models[name]) for name in named}
 
     def put(self, path: str, value: Any) -> None:

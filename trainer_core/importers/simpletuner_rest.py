@@ -4,7 +4,6 @@ from .simpletuner_draft import Row, by, ignore, refuse
 from .simpletuner_model import later
 
 _CACHES = "caches are kept by content, so nothing of them is set"
-_OFF_LINE = "nothing touches the network by itself"
 _NAME = "names the LoRA, if nothing before it does"
 _FOR_DATASETS = by(later)
 
@@ -27,17 +26,6 @@ REST: dict[str, Row] = {
     "cache_dir_vae": ignore(_CACHES),
     "cache_dir_text": ignore(_CACHES),
     "tracker_run_name": ignore(_NAME),
-    "hub_model_id": ignore(_NAME),
-    "push_to_hub": ignore(_OFF_LINE),
-    "push_checkpoints_to_hub": ignore(_OFF_LINE),
-    "push_to_hub_background": ignore(_OFF_LINE),
-    "model_card_private": ignore(_OFF_LINE),
-    "model_card_safe_for_work": ignore(_OFF_LINE),
-    "model_card_note": ignore(_OFF_LINE),
-    "modelspec_comment": ignore("the LoRA's header says what made it"),
-    "publishing_config": ignore(_OFF_LINE),
-    "webhook_config": ignore(_OFF_LINE + "; events.jsonl in the run folder has every event"),
-    "webhook_reporting_interval": ignore(_OFF_LINE),
     # data
     "aspect_bucket_alignment": ignore("64, as the original forces it"),
     "aspect_bucket_rounding": ignore("buckets are found by their size"),
@@ -73,15 +61,25 @@ REST: dict[str, Row] = {
     "disk_low_threshold": ignore("a full disk stops the run, which can be resumed"),
     "post_checkpoint_script": ignore("no program is started; watch events.jsonl"),
     "post_upload_script": ignore("no program is started; watch events.jsonl"),
+    "validation_method": ignore("pictures are made here, by the trainer itself"),
+    "validation_external_script": ignore("no program is started; watch events.jsonl"),
+    "validation_external_background": ignore("no program is started; watch events.jsonl"),
     # speed and hardware
     "training_num_processes": ignore("training.num_devices says it; here the cards share a batch"),
     "num_processes": ignore("training.num_devices says it; here the cards share a batch"),
     "training_num_machines": ignore("training.num_devices says it; here the cards share a batch"),
     "num_machines": ignore("training.num_devices says it; here the cards share a batch"),
+    "accelerate_config_path": ignore("training.num_devices says it; here the cards share a batch"),
     "accelerate_extra_args": ignore("training.num_devices says it; here the cards share a batch"),
     "disable_tf32": ignore("float32 products are exact"),
+    "allow_tf32": ignore("float32 products are exact"),
     "disable_accelerator": ignore("training.device in the job says where"),
     "use_xformers": ignore("attention_mechanism says it"),
+    "enable_xformers_memory_efficient_attention": ignore("attention_mechanism says it"),
+    "enable_chunked_feed_forward": ignore("feed-forward layers are computed whole"),
+    "feed_forward_chunk_size": ignore("feed-forward layers are computed whole"),
+    "training_scheduler_timestep_spacing": ignore("the flow_ options say which noise levels are drawn"),
+    "inference_scheduler_timestep_spacing": ignore("pictures are made as FLUX's own sampler makes them"),
     "optimizer_release_gradients": ignore("the gradients of an adapter are small"),
     "optimizer_cpu_offload_method": ignore("the states of an adapter are small"),
     "debug_dataset_loader": ignore("`flux-lora dataset` reports on the pictures"),
@@ -89,9 +87,11 @@ REST: dict[str, Row] = {
     "ignore_final_epochs": ignore("the run ends at its last step"),
     "i_know_what_i_am_doing": ignore("no setting is hidden"),
     "num_workers": ignore("how files are read is no setting"),
-    "user_agent": ignore(_OFF_LINE),
+    "user_agent": ignore("nothing touches the network by itself"),
     # not here
     "quantization_config": refuse("one format for the whole base is taken; choose base_model_precision"),
+    "use_bitfit": refuse("biases alone are not trained here; take it out"),
+    "layer_freeze_strategy": refuse("layers are chosen by flux_lora_target and lora_blocks; take it out"),
     "controlnet": refuse("ControlNets are not trained here; take it out"),
     "control": refuse("control LoRAs are not trained here; take it out"),
     "mixflow_enabled": refuse("MixFlow is not here; take it out"),
@@ -119,7 +119,7 @@ FAMILIES = {  # how options begin that belong to something which is not here; th
     "dynamo_": "belongs to compilation, which training.torch_compile does in its own way",
     "fsdp_": "belongs to sharding over cards",
     "deepspeed_": "belongs to DeepSpeed",
-    "webhook_": "belongs to webhooks",
+    "webhook_": "belongs to what a webhook is told on the way",
     "disk_low_": "belongs to checks of the disk",
     "aws_": "belongs to S3",
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..data.images import to_image
+from ..file_names import expanded
 from ..flux.dialects import open_vae
 from ..flux.files import ModelFiles
 from ..flux.vae import LATENT_CHANNELS, Vae, load_decoder
@@ -32,7 +33,7 @@ def find_decoder(base: BaseModelSpec, files: ModelFiles) -> Path | None:
     """The file with TAEF1's decoder: the one that the job names, or the base's VAE where that is TAEF1. JobError where what the
     job names is none."""
     if named := base.preview_decoder_path.strip():
-        path = Path(named).expanduser()
+        path = expanded(named)
         load_decoder(path, torch.device("cpu"))
         return path
     return None if "decoder.conv_in.weight" in open_vae(files.vae).entries else files.vae

@@ -23,6 +23,7 @@ from ..adapter.switch import adapter_off
 from ..context import RunContext
 from ..data.encode import Caches
 from ..data.images import apply_fit, load_rgb, to_image
+from ..file_names import expanded
 from ..flux.files import fingerprint
 from ..flux.vae import load_vae
 from ..objective import attention_mask
@@ -138,7 +139,7 @@ def _known_path(setup: Setup, shot: Shot, context: RunContext) -> Path:
     helper = base.assistant_lora_path.strip()
     parts = [
         *(fingerprint(path) for path in (files.transformer, files.vae, files.clip_l, files.t5)),
-        fingerprint(Path(helper).expanduser()) if helper else "",
+        fingerprint(expanded(helper)) if helper else "",
         base.assistant_lora_inference_strength,
         base.base_model_precision,
         base.attention_mechanism,

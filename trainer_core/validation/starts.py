@@ -17,6 +17,7 @@ from ..data.find import find_files
 from ..data.references import UNCROPPED
 from ..data.sample import Reject, Sample
 from ..errors import JobError
+from ..file_names import expanded
 from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
 
@@ -61,7 +62,7 @@ def starts_at(place_of_them: str) -> tuple[Start, ...]:
     """The picture at this path, or those of this folder by their names; none of an empty text. JobError where there is none."""
     if not place_of_them.strip():
         return ()
-    path = Path(place_of_them.strip()).expanduser()
+    path = expanded(place_of_them)
     files = sorted(found.path for found in find_files(path, PICTURE_SUFFIXES).files) if path.is_dir() else [path]
     if not files:
         raise JobError(f"validation_reference_path {path} holds no pictures; put some there, or clear it")
