@@ -33,9 +33,9 @@ EDIT = Workflow(
             "For FLUX.1 Kontext",
             "Choose *kontext* and its files in *Load FLUX for Training*, your two folders in *Dataset Bucket*, an instruction "
             "as caption (one for all, or a text file each), mixed_precision bf16, gradient_checkpointing on, learning rate "
-            "1e-4, batch size 1, shift 0, guidance 1 in training, cfg 1 and guidance 2.5 in pictures. Instead of the picture that "
-            "is drawn here take **Load Image**, **FluxKontextImageScale** and **VAE Encode**, and give its latent to both "
-            "*Start from this*.",
+            "1e-4, batch size 1, shift 0, guidance 1 in training, cfg 1 and guidance 2.5 in pictures. Instead of the picture "
+            "that is drawn here take **Load Image**, **FluxKontextImageScale** and **VAE Encode**, and give its latent to "
+            "both *Start from this*.",
         ),
     ),
     (
