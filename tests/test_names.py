@@ -59,10 +59,11 @@ def test_an_odd_path_of_linux_is_read(path: str) -> None:
     assert not problem_of_path(PureWindowsPath("C:/in/good/a.png"), on_windows=True)
 
 
-def test_the_home_of_nobody_is_an_error_in_words() -> None:
+def test_the_home_of_nobody_is_an_error_in_words(tmp_path: Path) -> None:
     assert expanded(" ~/a ") == Path.home() / "a"
     assert not [path for path in CODE if "expanduser(" in path.read_text(encoding="utf-8")], "file_names.expanded says it"
-    done = Command("dataset", "~nobody-here/pictures")
+    (tmp_path / "job.json").write_text(json.dumps(job_data(Path("~nobody-here/pictures"))), encoding="utf-8")
+    done = Command("check", tmp_path / "job.json")
     assert done.code == 2 and "the home of nobody" in done.stderr and "Traceback" not in done.stderr
     with pytest.raises(JobError, match="the home of nobody"):
         expanded("~nobody-has-this-name/a")
