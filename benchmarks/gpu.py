@@ -6,7 +6,8 @@ and reserved, the plan's figure, and the median seconds of a step. Bars at 512 p
 with waiting blocks at under twice the step's time.
 
 `--speed` adds the table of speed: bf16, int8 and nf4 at 512, 768 and 1024 px, with and without TREAD (half of the image tokens,
-layers 2 to -2) and torch.compile. Each row has the seconds of a step, those of the first one, which compiles, the sampler's
+layers 2 to -2) and torch.compile, and at 1024 px int8 and fp8 whose products are of 8 bits, too (`quantized_matmul`; bar: 1.4
+times as fast as bf16). Each row has the seconds of a step, those of the first one, which compiles, the sampler's
 steps a second and pictures of 20 steps a second; without TREAD also the operations a second of the step, as a share of what the
 card reaches in a large product of bf16 matrices (bar at 1024 px: 0.5).
 
@@ -38,6 +39,7 @@ from trainer_core.optimizers import make_optimizer
 from trainer_core.plan.activations import training_growth
 from trainer_core.plan.phases import CARD_FLOOR, largest_pass, transformer_phases
 from trainer_core.setup import Setup
+from trainer_core.specs.base import EIGHT_BIT_KEPT
 from trainer_core.trainee import load_base, make_trainable
 from trainer_core.tread import Span, draw_routes
 
@@ -49,6 +51,7 @@ SMALL = replace(FULL, num_double=1, num_single=1, width=256, t5_width=128)
 BARS_GB = {"no_change": 20.0, "int8-quanto": 11.5, "int4-quanto": 7.5, "nf4-bnb": 6.5, "int2-quanto": 5.0}
 ROWS = [(precision, pixels, 0) for precision in BARS_GB for pixels in (512, 1024)]
 SPEED = list(product(("no_change", "int8-quanto", "nf4-bnb"), (512, 768, 1024), (0.0, 0.5), (False, True)))
+SPEED += product(EIGHT_BIT_KEPT, (1024,), (0.0,), (False, True))
 SAMPLER_STEPS = 20
 MATRIX_EDGE = {"cuda": 8192, "cpu": 512}
 ROWS += [("int8-quanto", 512, 20), ("int8-quanto", 512, 40), ("nf4-bnb", 512, 40)]
@@ -149,16 +152,18 @@ def matrix_rate(device: torch.device) -> float:
 
 
 def speed_rows(device: torch.device, folder: Path) -> list[dict[str, Any]]:
-    """The table of speed; on the CPU two rows of a reduced model."""
+    """The table of speed; on the CPU three rows of a reduced model."""
     is_card = device.type == "cuda"
     path, weights = made_up_model(device, folder)
-    cases = SPEED if is_card else [("no_change", 64, 0.0, False), ("no_change", 64, 0.5, False)]
+    small = [("no_change", 64, 0.0, False), ("no_change", 64, 0.5, False), ("int8-torchao", 64, 0.0, False)]
+    cases = SPEED if is_card else small
     last, found = weights.shape.num_double + weights.shape.num_single - 2, []
     for precision, pixels, tread, is_compiled in cases:
         setup = make_setup(path, precision, pixels, device=device)
         training = setup.job.training.model_copy(update={"torch_compile": "on" if is_compiled else "off"})
         spans = (Span(tread, 2, last) if is_card else Span(tread, 0, 1),) if tread else ()
-        setup = replace(setup, job=setup.job.model_copy(update={"training": training}), spans=spans)
+        base = setup.job.base.model_copy(update={"quantized_matmul": precision in EIGHT_BIT_KEPT})
+        setup = replace(setup, job=setup.job.model_copy(update={"training": training, "base": base}), spans=spans)
         named = {"precision": precision, "pixels": pixels, "tread": tread, "compiled": is_compiled}
         found.append({**named, **measure(setup, weights, with_speed=True)})
         gc.collect()

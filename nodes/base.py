@@ -32,6 +32,7 @@ SELDOM = (  # the order of saved workflows: append, never insert
     "allow_download",
 )
 LATE = ("assistant_lora_strength", "assistant_lora_inference_strength")
+LATEST = "quantized_matmul"
 
 
 class LoadFluxForTraining(io.ComfyNode):
@@ -54,6 +55,7 @@ class LoadFluxForTraining(io.ComfyNode):
                 _files("assistant_lora", FILES["assistant_lora"]),
                 *(widget(BaseModelSpec, name) for name in LATE),
                 text("other_files", OTHER_FILES, multiline=True),
+                widget(BaseModelSpec, LATEST),
             ],
             outputs=[
                 FluxTrainModel.Output(display_name="FLUX_TRAIN_MODEL"),

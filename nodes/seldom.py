@@ -16,6 +16,7 @@ SELDOM_TOUCHED = frozenset(
         "allow_download",
         "assistant_lora_strength",
         "assistant_lora_inference_strength",
+        "quantized_matmul",
         # the dataset
         "mask_background_weight",
         "mask_normalise_area",

@@ -138,6 +138,7 @@ ELSEWHERE = {
     "pretrained_model_name_or_path": "test_model_files.py",
     "allow_download": "test_model_files.py",
     "base_model_precision": "test_quantize.py",
+    "quantized_matmul": "test_eight_bit.py",
     "text_encoder_1_precision": "test_quantize.py",
     "text_encoder_2_precision": "test_quantize.py",
     "quantize_via": "test_quantize.py",

@@ -28,6 +28,7 @@ from .file_names import expanded
 from .flavour_check import check_flavour, flow_of
 from .flux.attention import check_attention, check_place
 from .flux.compiling import check_compiling, missing_compiler, pays
+from .flux.eight_bit import check_products
 from .flux.files import ModelFiles, fingerprint
 from .flux.flavours import FLAVOURS, Flavour
 from .flux.load import FluxShape, empty_transformer, read_shape
@@ -169,6 +170,8 @@ def prepare(job: TrainJob, cache_dir: Path | None = None, progress: Progress = l
     for field in PRECISION_FIELDS:
         check_precision(getattr(job.base, field), f"base.{field}")
     check_kernels(job.base.base_model_precision, "base.base_model_precision", device)
+    if job.base.quantized_matmul:
+        check_products(job.base, device)
     flow = flow_of(job)
     masked = flow.flux_attention_masked_training
     check_attention(job.base.attention_mechanism, masked=masked, precision=job.base.base_model_precision)

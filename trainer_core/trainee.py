@@ -18,11 +18,12 @@ from .errors import JobError
 from .events import EVENTS_VERSION
 from .file_names import expanded
 from .flux.compiling import compile_blocks
+from .flux.eight_bit import base_quantiser
 from .flux.fill import Visit, nothing, unseen
 from .flux.load import FluxWeights, by_block, load_transformer, open_weights
 from .flux.modulation import is_modulation, keep_on_host
 from .flux.offload import let_blocks_wait, waiting_layers
-from .flux.quantize import WHOLE, make_quantiser
+from .flux.quantize import WHOLE
 from .flux.recompute import recompute_layers
 from .flux.routing import TokenRouter
 from .flux.shard import check_sharing, share_out, stays_until_shared
@@ -61,7 +62,7 @@ def load_base(setup: Setup, weights: FluxWeights, visit: Visit = unseen, *, shar
     """The frozen base in the precision that the job asks for, each layer where it belongs, or still in host memory where it is
     to be shared out. `visit` is told of each tensor."""
     base = setup.job.base
-    quantiser = make_quantiser(base.base_model_precision, quantised_on(base.quantize_via, setup.device))
+    quantiser = base_quantiser(base, quantised_on(base.quantize_via, setup.device))
     on_host = is_modulation if setup.modulation_on_host else nothing
     waits = stays_until_shared if shared_out else waiting_layers(setup.shape, base.blocks_to_swap)
     transformer = load_transformer(weights, setup.dtype, setup.device, quantiser, on_host, waits, visit)

@@ -47,11 +47,12 @@ class Method:
 
 @dataclass(frozen=True)
 class Quantiser:
-    """A method with the layers that it leaves alone and the device it works on."""
+    """A method with the layers that it leaves alone, the device it works on, and what is made of a layer in the end."""
 
     method: Method
     unquantised: tuple[str, ...]
     via: torch.device
+    finish: Callable[[nn.Module], nn.Module] = lambda layer: layer
 
     def takes(self, name: str, module: nn.Module) -> bool:
         """Whether the layer of this name is quantised; those that a pattern of `unquantised` fits are not."""
@@ -61,7 +62,7 @@ class Quantiser:
 
     def quantise(self, linear: nn.Linear) -> nn.Module:
         """The layer in fewer bits; the given one is used up."""
-        return self.method.quantise(linear)
+        return self.finish(self.method.quantise(linear))
 
 
 def make_quantiser(precision: str, via: torch.device, unquantised: tuple[str, ...] = UNQUANTISED) -> Quantiser | None:

@@ -10,9 +10,9 @@ from dataclasses import replace
 import torch
 
 from ..adapter.build import add_adapter
+from ..flux.eight_bit import base_quantiser
 from ..flux.fill import fill
 from ..flux.load import empty_transformer
-from ..flux.quantize import make_quantiser
 from ..flux.recompute import recompute_blocks
 from ..setup import Setup
 from .activations import plan_everywhere, predict, training_growth
@@ -32,7 +32,7 @@ def seconds_per_step(setup: Setup) -> float:
     def read(name: str) -> torch.Tensor:
         return SPREAD * torch.randn(sizes[name], generator=random)
 
-    fill(model, read, setup.dtype, setup.device, make_quantiser(setup.job.base.base_model_precision, setup.device))
+    fill(model, read, setup.dtype, setup.device, base_quantiser(setup.job.base, setup.device))
     parameters = add_adapter(model, plan_everywhere(model, setup.job.lora), seed=0)
     model.train()
     recomputes = bool(setup.recomputed_layers)

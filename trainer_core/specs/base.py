@@ -18,6 +18,7 @@ Precision = Literal[
     "int8-torchao",
     "fp8-torchao",
 ]
+EIGHT_BIT_KEPT = ("int8-torchao", "fp8-torchao")
 EncoderPrecision = Literal["no_change", "int8-quanto", "nf4-bnb"]
 
 
@@ -99,6 +100,21 @@ class BaseModelSpec(Spec):
         "",
         description="TAEF1's decoder (taef1_decoder.safetensors), which shows pictures while they are made; empty: they are not shown.",
     )
+
+    quantized_matmul: bool = Field(
+        False,
+        description="Multiply in 8 bits too, forward and backward: faster on cards from Ampere (int8-torchao) or Ada (fp8-torchao) on, "
+        "a little less exact. Needs one of these two.",
+    )
+
+    @model_validator(mode="after")
+    def _eight_bits_where_kept(self) -> "BaseModelSpec":
+        if self.quantized_matmul and self.base_model_precision not in EIGHT_BIT_KEPT:
+            raise ValueError(
+                f"quantized_matmul multiplies torchao's 8-bit numbers, and base_model_precision is {self.base_model_precision!r}; "
+                f"choose {' or '.join(map(repr, EIGHT_BIT_KEPT))}, or turn it off"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_format(self) -> "BaseModelSpec":
