@@ -7,6 +7,8 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it then
 
+import slow_tier
+
 from support import make_pictures
 
 
@@ -25,5 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests run where they are asked for."""
     if not os.environ.get("FLUX_LORA_SLOW"):
         for item in items:
-            if item.get_closest_marker("slow"):
+            if item.get_closest_marker("slow") or slow_tier.is_left_out(item):
                 item.add_marker(pytest.mark.skip(reason="slow: set FLUX_LORA_SLOW=1 to run it"))
