@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer_core.file_names import expanded
-from ..trainer_core.graph_parts import AS_CONFIGURED, imported, read_by_import
+from ..trainer_core.graph_parts import AS_CONFIGURED, configuration, imported, read_by_import
 from ..trainer_core.run_dir import dataset_digest
 from .permissions import check_readable, is_readable
 from .widgets import (
@@ -68,13 +68,14 @@ class ImportSimpleTunerConfig(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, config: str | None = "", datasets: str | None = "", **rest: Any) -> str | float:
-        """Changes when a file of the configuration does; a path that comes along a wire is not known here."""
-        if config is None or datasets is None:
+    def fingerprint_inputs(cls, **values: Any) -> str | float:
+        """Changes when a file of the configuration does, or a picture; a path that comes along a wire is not known here."""
+        values = completed(cls, values)
+        if values["config"] is None or values["datasets"] is None:
             return float("nan")
-        if not all(map(is_readable, _paths(config, datasets))):
+        if not all(map(is_readable, _paths(values["config"], values["datasets"]))):
             return ""  # and `execute` refuses it
-        return dataset_digest(*read_by_import(config, datasets))
+        return dataset_digest(*read_by_import(values, is_readable))
 
     @classmethod
     def execute(cls, **values: Any) -> io.NodeOutput:
@@ -84,8 +85,10 @@ class ImportSimpleTunerConfig(io.ComfyNode):
         return io.NodeOutput(*imported(values, is_readable))
 
 
-def _paths(*given: str) -> list[Path]:
-    return [expanded(path) for path in given if path.strip()]
+def _paths(config: str, datasets: str) -> list[Path]:
+    """Those of the two that are given."""
+    meant = ((configuration, config), (expanded, datasets))
+    return [path_of(text) for path_of, text in meant if text.strip()]
 
 
 def _switch(name: str, tooltip: str) -> io.Input:

@@ -13,6 +13,7 @@ from .errors import JobError
 from .file_names import expanded
 from .job import TrainJob
 from .job_file import parse_job, parse_part
+from .job_paths import paths_of
 from .specs.base import BaseModelSpec
 from .specs.dataset import DatasetSpec
 from .specs.spec import Spec
@@ -27,6 +28,7 @@ DEMO_FOLDERS = {  # choices of DatasetBucket -> folders that ship with the pack
     "pico plain pictures": pico.DEMO_PLAIN_DIR,
     "pico two-tone pictures": pico.DEMO_STYLED_DIR,  # with the plain ones as references
 }
+DEMO_CONFIG = "pico demo configuration"  # what ImportSimpleTunerConfig may be given in place of a path
 FILES = {  # widget of LoadFluxForTraining -> ComfyUI's key of the folder
     "transformer": "diffusion_models",
     "vae": "vae",
@@ -176,6 +178,30 @@ def job_of(
 def imported(values: Mapping[str, Any], may_read: Callable[[Path], bool] = lambda path: True) -> tuple[Any, ...]:
     """ImportSimpleTunerConfig: the job's parts in the order of TrainLoRA's sockets, steps, seed, the report, the name, and
     what is published."""
+    job, report = _import(values, may_read)
+    if job is None:
+        raise JobError(f"ImportSimpleTunerConfig:\n{report}\n\ncorrect what is refused, or switch on skip_refused")
+    parts = (job.base, job.datasets, job.lora, job.routes, job.optimizer, job.flow, job.validation, job.training)
+    return (*parts, job.training.max_train_steps, job.training.seed, report, job.name, job.publishing)
+
+
+def read_by_import(values: Mapping[str, Any], may_read: Callable[[Path], bool]) -> list[Path]:
+    """The files that such an import may read, those beside the configuration and the datasets' own, and the folders of the
+    pictures."""
+    path = configuration(str(values["config"])).absolute()
+    folder = path if path.is_dir() else path.parent
+    files = [file for suffix in ("json", "toml", "env") for file in sorted(folder.glob(f"*.{suffix}"))]
+    if datasets := str(values["datasets"]).strip():
+        files.append(expanded(datasets))
+    try:
+        job, _ = _import(values, may_read)
+    except JobError:  # which the import itself will say
+        return files
+    return [*files, *(named.path for spec in (job.datasets if job else ()) for named in paths_of(spec))]
+
+
+def _import(values: Mapping[str, Any], may_read: Callable[[Path], bool]) -> tuple[TrainJob | None, str]:
+    """The job, None where something is refused, and the report."""
     from .importers.simpletuner import import_config  # imports torch when it is called
     from .importers.simpletuner_draft import describe
     from .importers.simpletuner_model import Swaps
@@ -186,22 +212,14 @@ def imported(values: Mapping[str, Any], may_read: Callable[[Path], bool] = lambd
     base = values.get("base", AS_CONFIGURED)
     swaps = Swaps("" if base == AS_CONFIGURED else base, allow_download=bool(values.get("allow_download")))
     is_partly = bool(values.get("skip_refused"))
-    paths = Path(config), Path(datasets) if datasets else None
+    paths = configuration(config), Path(datasets) if datasets else None
     found = import_config(*paths, swaps, partly=is_partly, may_read=may_read)
-    report = describe(found.notes)
-    if found.job is None:
-        raise JobError(f"ImportSimpleTunerConfig:\n{report}\n\ncorrect what is refused, or switch on skip_refused")
-    job = found.job
-    parts = (job.base, job.datasets, job.lora, job.routes, job.optimizer, job.flow, job.validation, job.training)
-    return (*parts, job.training.max_train_steps, job.training.seed, report, job.name, job.publishing)
+    return found.job, describe(found.notes)
 
 
-def read_by_import(config: str, datasets: str) -> list[Path]:
-    """The files that such an import may read: those beside the configuration, and the datasets' own."""
-    path = expanded(config).absolute()
-    folder = path if path.is_dir() else path.parent
-    beside = [file for suffix in ("json", "toml", "env") for file in sorted(folder.glob(f"*.{suffix}"))]
-    return [*beside, *([expanded(datasets)] if datasets.strip() else [])]
+def configuration(text: str) -> Path:
+    """The path that ImportSimpleTunerConfig's `config` means, or that of the configuration which ships with the pack."""
+    return pico.DEMO_CONFIG_DIR if text.strip() == DEMO_CONFIG else expanded(text)
 
 
 def with_lines(spec: type[Spec], values: Mapping[str, Any], leave: tuple[str, ...] = ()) -> dict[str, Any]:

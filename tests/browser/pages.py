@@ -1,5 +1,6 @@
 """ComfyUI's page as a user has it before them: opened, a workflow on the canvas, a node in front, errors of our files noted."""
 
+import base64
 import json
 import os
 import urllib.request
@@ -39,6 +40,30 @@ CENTER = """type => {
   app.canvas.setDirty(true, true);
 }"""
 
+MIDDLE = """type => {
+  const node = app.graph.nodes.findLast(node => node.type === type);
+  const box = app.canvas.canvas.getBoundingClientRect();
+  const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] - 12]);
+  return [box.x + x, box.y + y];
+}"""  # on its title, where no widget is
+WIDGET = """([type, label]) => {
+  const node = app.graph.nodes.findLast(node => node.type === type);
+  const widget = node.widgets.find(widget => widget.name === label);
+  const box = app.canvas.canvas.getBoundingClientRect();
+  const [x, y] = app.canvas.ds.convertOffsetToCanvas([node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10]);
+  return [box.x + x, box.y + y];
+}"""
+DROP = """async ([x, y, contents]) => {
+  const transfer = new DataTransfer();
+  for (const [name, text] of contents) {
+    transfer.items.add(new File([Uint8Array.from(atob(text), letter => letter.charCodeAt(0))], name));
+  }
+  for (const kind of ['dragenter', 'dragover', 'drop']) {
+    const event = new DragEvent(kind, {dataTransfer: transfer, clientX: x, clientY: y, bubbles: true, cancelable: true});
+    document.elementFromPoint(x, y).dispatchEvent(event);
+  }
+}"""
+
 
 @dataclass
 class Comfy:
@@ -73,6 +98,10 @@ class Comfy:
         self.page.evaluate(CHANGE, SHORT | {"TrainLoRA": SHORT["TrainLoRA"] | training})
         self.show("TrainLoRA")
 
+    def set(self, node_type: str, **values: Any) -> None:
+        """Change widgets of the nodes of that type."""
+        self.page.evaluate(CHANGE, {node_type: values})
+
     def show(self, node_type: str) -> None:
         self.page.evaluate(CENTER, node_type)
 
@@ -104,6 +133,28 @@ class Comfy:
         script = "([type, name]) => app.graph.nodes.find(node => node.type === type).widgets.find(w => w.name === name).value"
         return self.page.evaluate(script, [node_type, widget])
 
+    def press(self, node_type: str, label: str) -> None:
+        """Click a button of that node: an element in Nodes 2.0, and else a part of the canvas."""
+        button = self.page.get_by_role("button", name=label)
+        if button.count():
+            button.click()
+        else:
+            self.page.mouse.click(*self.page.evaluate(WIDGET, [node_type, label]))
+
+    def drop(self, node_type: str, files: list[Path]) -> None:
+        """Drop files from the desktop onto the node of that type, as the browser tells of it: over it first, then let go."""
+        self.drop_at(self.page.evaluate(MIDDLE, node_type), files)
+
+    def drop_at(self, place: list[float], files: list[Path]) -> None:
+        """The same at this place of the window."""
+        x, y = place
+        contents = [[path.name, base64.b64encode(path.read_bytes()).decode()] for path in files]
+        self.page.evaluate(DROP, [x, y, contents])
+
+    def second_tab(self) -> "Comfy":
+        """Another tab of the same browser, as a user opens one: it comes up with what was on the canvas."""
+        return attend(self.page.context.new_page(), self.page.url)
+
     def shot(self, name: str) -> None:
         """A picture of the page, for people to look at, where FLUX_LORA_SHOTS names a folder for them."""
         if folder := os.environ.get("FLUX_LORA_SHOTS"):
@@ -119,11 +170,15 @@ def open_page(browser: Any, server: Server, **settings: Any) -> Comfy:
     body = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.WarnBlueprintOverwrite": False, **settings}
     request = urllib.request.Request(f"{server.url}/settings", json.dumps(body).encode(), {"Content-Type": "application/json"})
     urllib.request.urlopen(request, timeout=30).close()
-    page = browser.new_context(viewport=SIZE).new_page()
+    return attend(browser.new_context(viewport=SIZE).new_page(), server.url)
+
+
+def attend(page: Any, url: str) -> Comfy:
+    """Open ComfyUI in a new page, and note from now on what goes wrong in it."""
     comfy = Comfy(page)
     page.on("pageerror", lambda error: note(comfy, f"{error}\n{error.stack}"))
     page.on("console", lambda message: note(comfy, f"{message.text} {message.location}") if message.type == "error" else None)
-    page.goto(server.url)
+    page.goto(url)
     wait_until_ready(page)
     return comfy
 

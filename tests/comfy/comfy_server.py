@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,14 @@ def missing_packages(python: Path) -> list[str]:
 
 @dataclass
 class Server:
-    """A running ComfyUI: where it answers, where it keeps its files, and what it has said."""
+    """A running ComfyUI: where it answers, where it keeps its files, what it has said, and how it was started."""
 
     url: str
     base_dir: Path
     log_path: Path
-    process: "subprocess.Popen[bytes]"
+    comfyui: Path
+    command: list[str]
+    process: "subprocess.Popen[bytes]" = field(init=False)
 
     @property
     def output_dir(self) -> Path:
@@ -78,12 +80,29 @@ class Server:
         urllib.request.urlopen(request, timeout=30).close()
         time.sleep(0.5)
 
+    def start(self) -> None:
+        """Start it, again after `stop`; returns once it answers."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                self.get("/system_stats")
+                return
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+        self.stop()
+        raise RuntimeError(f"ComfyUI did not start; its log:\n{self.log()[-5000:]}")
+
     def stop(self) -> None:
         self.process.terminate()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
 
 
 def start_server(comfyui: Path, python: Path, base_dir: Path, *flags: str, pack: Path | None = PACK_ROOT) -> Server:
@@ -99,20 +118,10 @@ def start_server(comfyui: Path, python: Path, base_dir: Path, *flags: str, pack:
     command = [python, "main.py", "--cpu", "--port", str(port), "--base-directory", base_dir]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes", *flags]
     log_path = base_dir / "server.log"
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            list(map(str, command)), cwd=comfyui, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        )
-    server = Server(f"http://127.0.0.1:{port}", base_dir, log_path, process)
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            server.get("/system_stats")
-            return server
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)
-    server.stop()
-    raise RuntimeError(f"ComfyUI did not start; its log:\n{server.log()[-5000:]}")
+    log_path.write_bytes(b"")
+    server = Server(f"http://127.0.0.1:{port}", base_dir, log_path, comfyui, list(map(str, command)))
+    server.start()
+    return server
 
 
 def _free_port() -> int:

@@ -2,6 +2,7 @@
 
 from .edit import EDIT
 from .graph import Group, Workflow
+from .imported import IMPORT
 from .parts import (
     FOR_FLUX,
     TRAINED_ON_FLUX,
@@ -355,4 +356,4 @@ RESUME = Workflow(
     ),
 )
 
-EXAMPLES = (FIRST, SUBJECT, STYLE, MASKED, TREAD, SMALL, GUIDANCE, COMPARE, RESUME, EDIT)
+EXAMPLES = (FIRST, SUBJECT, STYLE, MASKED, TREAD, SMALL, GUIDANCE, COMPARE, RESUME, EDIT, IMPORT)

@@ -19,3 +19,4 @@ DEMO_UNSEEN_DIR = DEMO_DIR / "unseen"
 DEMO_PLAIN_DIR = DEMO_UNSEEN_DIR / "original"  # as the base draws them; the file names are the captions
 DEMO_STYLED_DIR = DEMO_UNSEEN_DIR / "styled"  # the same under the same names, in the style of the demo's pictures
 DEMO_SUBJECT_DIR = DEMO_DIR / "subject"  # a fox that the base does not know, cut out
+DEMO_CONFIG_DIR = DEMO_DIR / "config"  # the demo's style as a SimpleTuner configuration
