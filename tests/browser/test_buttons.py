@@ -64,7 +64,9 @@ def second(first: Comfy) -> Comfy:
     """Another tab, opened while the run goes on in the first."""
     first.run()
     first.wait_for_dots(0)
-    return first.second_tab()
+    opened = first.second_tab()
+    opened.show("TrainLoRA")
+    return opened
 
 
 def test_a_zip_dropped_on_the_node_becomes_its_folder(first: Comfy, comfyui: Server, tmp_path: Path) -> None:

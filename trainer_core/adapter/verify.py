@@ -19,6 +19,8 @@ from .factors import change_norm
 from .lora_file import ALPHA, PART_SUFFIXES, FileModule, key_stem, read_modules
 from .plan import AdapterPlan
 
+IDLE = "the adapter changes nothing: in each layer a factor is zero"
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -47,10 +49,15 @@ def verify_lora(path: Path, shape: FluxShape, plan: AdapterPlan) -> Verification
     problems = {key: problem for key, tensor in tensors.items() if (problem := _problem(key, tensor, known, expected))}
     problems |= {key: f"{key}: the file lacks it" for key in sorted(expected.keys() - tensors.keys())}
     matched = len(expected.keys() - problems.keys())
-    if not problems and not any(_changes_something(module) for module in read_modules(tensors)):
-        problems[""] = "the adapter changes nothing: in each layer a factor is zero"
+    if not problems and changes_nothing(tensors):
+        problems[""] = IDLE
     strengths = sorted({module.strength for module in plan.exported}) if not problems else []
     return Verification(len(expected), matched, tuple(strengths), tuple(problems.values()))
+
+
+def changes_nothing(tensors: dict[str, Tensor]) -> bool:
+    """Whether an adapter of these tensors, by the keys of its file, leaves every layer as it is."""
+    return not any(_changes_something(module) for module in read_modules(tensors))
 
 
 def _problem(key: str, tensor: Tensor, known: set[str], expected: dict[str, tuple[int, ...] | float]) -> str | None:
