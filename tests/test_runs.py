@@ -106,6 +106,8 @@ def test_a_summary_has_the_newest_of_everything(tmp_path):
     for step in ("step-000000", "step-000100"):
         (run.root / "samples" / step).mkdir(parents=True)
         (run.root / "samples" / step / "00.png").write_bytes(b"")
+    for name in ("step-00002000", "step-00001500", "step-00002000.tmp"):
+        (run.root / "checkpoints" / name).mkdir(parents=True)
     (run.root / "cat.safetensors").write_bytes(b"")
     (summary,) = list_runs(tmp_path)
     assert summary._asdict() | {"changed": 0} == {
@@ -123,6 +125,7 @@ def test_a_summary_has_the_newest_of_everything(tmp_path):
         "lora": "cat.safetensors",
         "message": None,
         "has_workflow": True,
+        "checkpoints": (1500, 2000),
     }
     assert abs(summary.changed - time.time()) < 60
 

@@ -53,7 +53,9 @@ def test_telling_a_step_costs_less_than_a_hundredth_of_it(run_dir: RunDir, tmp_p
         events.emit("step", **fields)
     cost = (time.perf_counter() - began) / EMITTED
     events.close()
-    assert cost < 0.01 * min(event["seconds"] for event in steps)
+    fastest = min(event["seconds"] for event in steps)
+    print(f"{1e6 * cost:.0f} us to tell a step, {100 * cost / fastest:.2f} % of the fastest")
+    assert cost < 0.01 * fastest
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.relative_to(WEB).as_posix())

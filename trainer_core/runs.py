@@ -29,6 +29,7 @@ RUNNING, PAUSED, FINISHED, STOPPED, FAILED, INTERRUPTED = STATES = (
     "interrupted",  # it died without a word
 )
 ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,198}[A-Za-z0-9_-])?")
+CHECKPOINT = re.compile(r"step-(\d{1,12})")
 KEPT = 2048  # files whose reading is remembered
 LARGEST_JOB = 1 << 25  # bytes
 LOG_END = 1 << 14  # bytes that are read of child.log
@@ -53,7 +54,8 @@ _one_at_a_time = threading.Lock()
 class RunSummary(NamedTuple):
     """What a list shows of a run. Times in seconds since 1970; paths inside the run folder; losses are means.
 
-    `steps` is 0 where it is not known yet; `message` says why a run failed or what may have interrupted it.
+    `steps` is 0 where it is not known yet; `message` says why a run failed or what may have interrupted it; `checkpoints` are
+    the steps of those that are kept.
     """
 
     id: str
@@ -70,6 +72,7 @@ class RunSummary(NamedTuple):
     lora: str | None
     message: str | None
     has_workflow: bool
+    checkpoints: tuple[int, ...]
 
 
 def find_run(runs_dir: Path, run_id: str) -> RunDir | None:
@@ -111,6 +114,7 @@ def summarise(run: RunDir, *, is_busy: bool = False) -> RunSummary:
         lora.name if job.name and _is_plain_file(lora) else None,
         message,
         job.has_workflow,
+        _checkpoints(str(run.checkpoints_dir), _stamp(run.checkpoints_dir)),
     )
 
 
@@ -170,6 +174,16 @@ def _told(path: str, stamp: Stamp | None, is_evaluated: bool) -> _Told:
     except OSError:
         return _Told()
     return _Told(_number(first.get("time")), newest)
+
+
+@lru_cache(KEPT)
+def _checkpoints(path: str, stamp: Stamp | None) -> tuple[int, ...]:
+    """The steps of the checkpoints, as the folder is while it has this stamp."""
+    try:
+        names = [CHECKPOINT.fullmatch(entry.name) for entry in Path(path).iterdir()] if stamp else []
+    except OSError:
+        return ()
+    return tuple(sorted(int(name[1]) for name in names if name))
 
 
 @lru_cache(KEPT)

@@ -214,13 +214,19 @@ def test_a_run_is_deleted_after_a_question_and_no_longer_compared(second: Comfy,
 def test_a_checkpoint_s_lora_is_copied_from_the_history(second: Comfy, comfyui: Server) -> None:
     page = second.page
     page.locator(".fls-runs li", has_text="pressed").locator(".fls-run").click()
-    earliest = min(event["step"] for event in events_of(comfyui, second.property(), "checkpoint"))
+    kept = sorted((comfyui.runs_dir / second.property() / "checkpoints").iterdir())
+    offered = page.get_by_label("Which LoRA").locator("option")
+    offered.nth(len(kept) - 1).wait_for(state="attached", timeout=PATIENCE)
+    assert [f"step-{int(value):08d}" for value in offered.evaluate_all("all => all.map(one => one.value)")] == [
+        path.name for path in reversed(kept)
+    ]
+    earliest = int(kept[0].name.removeprefix("step-"))
     page.get_by_label("Which LoRA").select_option(str(earliest))
     page.get_by_role("button", name="Copy LoRA…").click()
     page.get_by_role("dialog").get_by_role("textbox").fill("kept/earliest")
     page.keyboard.press("Enter")
     page.get_by_text("LoRA copied").first.wait_for(timeout=PATIENCE)
-    [lora] = (comfyui.runs_dir / second.property() / "checkpoints" / f"step-{earliest:08d}" / "lora").glob("*.safetensors")
+    [lora] = (kept[0] / "lora").glob("*.safetensors")
     assert (comfyui.output_dir / "loras" / "kept" / "earliest.safetensors").read_bytes() == lora.read_bytes()
 
 

@@ -12,6 +12,7 @@ Info = dict[str, Any]
 WIDGETS = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
 SEEDS = frozenset({"seed", "noise_seed"})  # behind these the browser puts a widget of its own, "control after generate"
 ROW, WIDGET, TEXT, FOOT = 20, 24, 110, 14  # pixels: a socket, a widget, a text of several lines, the end of a node
+TALL, TALL_FOOT = 30, 50  # a widget and the end of a node in Nodes 2.0, with room for a button of the page's
 TITLE, GAP, NODES_APART, GROUPS_APART, MARGIN = 30, 60, 50, 60, 20
 GROUP_TITLE = 50
 COLOURS = ("#3f789e", "#b58b2a", "#8A8", "#88A", "#A88")
@@ -148,12 +149,12 @@ def _values(node: Node, told: Info) -> list[Any]:
     return values
 
 
-def _height(node: Node, told: Info) -> int:
-    """About what the browser will make of it."""
+def _height(node: Node, told: Info, widget: int = WIDGET, foot: int = FOOT) -> int:
+    """About what the browser will make of it, with widgets and an end of these heights."""
     given = list(_inputs(told).values())
     sockets = max(sum(not _is_widget(one) for one in given), len(told["output"]))
     texts = sum(bool(one[1].get("multiline")) for one in given if len(one) > 1)
-    return ROW * sockets + WIDGET * (len(_values(node, told)) - texts) + TEXT * texts + FOOT + node.picture
+    return ROW * sockets + widget * (len(_values(node, told)) - texts) + TEXT * texts + foot + node.picture
 
 
 def _lay_out(described: Workflow, info: Info) -> tuple[dict[str, tuple[int, int]], list[dict[str, Any]]]:
@@ -166,7 +167,7 @@ def _lay_out(described: Workflow, info: Info) -> tuple[dict[str, tuple[int, int]
             y = GROUP_TITLE + TITLE
             for node in column:
                 places[node.key] = (x, y)
-                y += _height(node, info[node.kind]) + TITLE + NODES_APART
+                y += _height(node, info[node.kind], TALL, TALL_FOOT) + TITLE + NODES_APART
             x += max(node.across for node in column) + GAP
             bottom = max(bottom, y)
         x += MARGIN - GAP
