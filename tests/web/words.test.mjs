@@ -53,6 +53,8 @@ test("the newest pictures stand beside the base's of the same prompt", () => {
   assert.deepEqual(pairsAt(pictures, 100).map(({ path, base }) => [path, base]), [["100/0", "0/0"], ["100/1", "0/1"]]);
   assert.deepEqual(pictureSteps(pictures.slice(0, 2)), [0]);
   assert.equal(pairsAt(pictures.slice(0, 2), 0)[0].base, null);
+  const typed = { step: 20, index: null, prompt: "typed in", path: "x" };
+  assert.deepEqual(pictureSteps([...pictures.slice(0, 2), typed]), [0, 20], "the base's are not lost to what was typed in");
 });
 
 test("pictures of prompts that were typed in come last, each by itself", () => {

@@ -2,10 +2,11 @@
 
 const LAST = Number.MAX_SAFE_INTEGER;
 
-/** The steps that have pictures, rising; the base's own, step 0, only where there is no other. */
+/** The steps that have pictures, rising; the base's own, step 0, only as long as no other stands beside them. */
 export function pictureSteps(pictures) {
   const steps = [...new Set(pictures.map(({ step }) => step))].sort((a, b) => a - b);
-  return steps.length > 1 ? steps.filter((step) => step > 0) : steps;
+  const isBeside = pictures.some(({ step, index }) => step > 0 && index !== null);
+  return isBeside ? steps.filter((step) => step > 0) : steps;
 }
 
 /**

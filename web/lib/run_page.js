@@ -15,7 +15,7 @@ export function makeRunPage(run, { server, feeds, deeds, back }) {
   const kept = { told: "", steps: run.checkpoints };
   const look = async (shown) => {
     const told = `${shown.server} ${shown.state.checkpoints.join()}`;
-    if (told === kept.told) return;
+    if (shown.isGone || told === kept.told) return;
     kept.told = told;
     try {
       kept.steps = (await server.run(id)).checkpoints; // older ones are deleted as new ones come

@@ -28,8 +28,8 @@ export function makeStrip(urlOf, enlarge) {
     toggle(later, steps.length > 1);
     earlier.disabled = step === steps[0];
     later.disabled = step === steps[steps.length - 1];
-    say(label, titleOf(step));
     const pairs = pairsAt(view.pictures, step);
+    say(label, titleOf(step, pairs));
     const shown = JSON.stringify(pairs);
     if (shown === view.shown) return; // the same pictures are not loaded again each second
     view.shown = shown;
@@ -47,9 +47,10 @@ export function makeStrip(urlOf, enlarge) {
   };
 }
 
-function titleOf(step) {
+function titleOf(step, pairs) {
   if (step === undefined) return "A picture in the making";
-  return step === 0 ? "The base, before training" : `Base and step ${step}`;
+  if (step === 0) return "The base, before training";
+  return pairs.some(({ base }) => base) ? `Base and step ${step}` : `Step ${step}`;
 }
 
 function card({ prompt, path, base, score }, urlOf, onclick) {
