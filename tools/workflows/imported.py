@@ -12,6 +12,7 @@ WIRES = {  # input of TrainLoRA -> what the import gives for it
     "flow": "FLOW_CONFIG",
     "validation": "VALIDATION_CONFIG",
     "options": "TRAINING_OPTIONS",
+    "publishing": "PUBLISHING_CONFIG",
     "max_train_steps": "steps",
     "training_seed": "seed",
 }
