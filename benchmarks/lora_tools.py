@@ -72,7 +72,14 @@ def measured(*words: object) -> dict[str, Any]:
         report = json.loads(told.read().strip().splitlines()[-1])
     made = {name: report[name] for name in ("layers", "ranks", "difference")}
     size = Path(report["path"]).stat().st_size
-    return {"seconds": round(seconds, 1), "peak_bytes": usage.ru_maxrss * 1024, "file_bytes": size, **made}
+    processor = round(usage.ru_utime + usage.ru_stime, 1)
+    return {
+        "seconds": round(seconds, 1),
+        "processor_seconds": processor,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "file_bytes": size,
+        **made,
+    }
 
 
 def main() -> None:
@@ -104,6 +111,7 @@ def main() -> None:
             out = place / "made.safetensors"
             out.unlink(missing_ok=True)
             report[name] = measured(*words, "--out", out)
+            print(name, report[name], file=sys.stderr, flush=True)
     print(json.dumps(report) if arguments.json else "\n".join(f"{name}: {value}" for name, value in report.items()))
 
 

@@ -10,6 +10,7 @@ from comfy_server import PACK_NAME, PACK_ROOT, Server
 from graphs import EXAMPLES, Prompt, load_workflow
 from simpletuner_examples import EXAMPLES as CONFIGS
 from simpletuner_examples import simpletuner_dir
+from test_permissions import refusal, strict  # noqa: F401
 from workflow import to_prompt
 
 from trainer_core.graph import parse_graph
@@ -56,6 +57,22 @@ def test_both_forms_of_a_shipped_workflow_are_the_same_job(server: Server, path:
     assert trainers
     for trainer in trainers:
         assert exported(workflow, trainer) == exported(prompt, trainer)
+
+
+def test_what_a_configuration_would_publish_is_refused_in_a_graph_until_the_owner_allows_the_network(
+    server: Server,
+    strict: Path,  # noqa: F811
+) -> None:
+    options = CONFIGS["hub and tracker"] + '"webhook_config": {"webhook_type": "raw", "callback_url": "https://example.org/"},'
+    config = simpletuner_dir(server.base_dir / "input" / "hub", options, small=True)
+    wires = {name: ["import", number] for number, name in enumerate(SOCKETS)} | {"publishing": ["import", 12]}
+    prompt = {
+        "import": {"class_type": "ImportSimpleTunerConfig", "inputs": {"config": str(config), "base": "pico"}},
+        "train": {"class_type": "TrainLoRA", "inputs": {**wires, "name": "hub"}},
+    }
+    told = refusal(server, prompt, "TrainLoRA")
+    assert "push_to_hub, webhook_url is on" in told and '"allow_network": true' in told
+    assert not list(server.runs_dir.glob("hub-*"))
 
 
 def test_a_simpletuner_configuration_trains_in_the_graph_and_its_export_is_the_same(server: Server, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
             log.warning("the LoRA's header would be larger than model libraries read, so %s is left out of it", name)
             del kept[name]
             header = _header(entries, kept)
-    return struct.pack("<Q", len(header)) + header + data[8 + header_length(data) :]
+    return b"".join((struct.pack("<Q", len(header)), header, memoryview(data)[8 + header_length(data) :]))  # one copy, not two
 
 
 def header_length(data: bytes) -> int:

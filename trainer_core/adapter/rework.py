@@ -3,7 +3,7 @@
 Every tool makes its tensors in the format of the file, and the file is then read back as a stranger's would be: its change of
 weight is compared, layer by layer, with the one that was meant. So what a tool says it lost is measured on what lies on the
 disk: 0 for another naming, rounding for an exact merge, and the share that fewer ranks cost. No forward pass is needed for
-that, since a layer's output is its weight times its input. Memory: the new file, and one layer.
+that, since a layer's output is its weight times its input. Memory: three times the new file as it is written, and one layer.
 """
 
 import math
