@@ -25,7 +25,7 @@ PROGRAMS = ("flux-lora", "python", "pytest", "git", "pip", "cd", "uv", "comfy")
 SHELL = ("", "sh", "bash")
 UV_RUN = "python -m uv run "
 LINK = re.compile(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"")
-NAMED_TEST = re.compile(r"(tests/[\w/.]+\.py)(?: -k (?:\"([^\"]+)\"|(\w+)))?")
+NAMED_TEST = re.compile(r"(tests/(?:\w+/)*test_\w+\.py)(?: -k (?:\"([^\"]+)\"|(\w+)))?")
 GAP = "\0"  # what a formatted value stands for in a message
 
 
