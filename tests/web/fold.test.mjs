@@ -76,3 +76,9 @@ test("an event of a kind that is not known is passed over", () => {
   const { changedAt: before, ...rest } = run;
   assert.deepEqual(after, rest);
 });
+
+test("a picture that is made while it waits shows its progress until it is done, and it still waits", () => {
+  const paused = fold(fold(emptyState(), of("step")[0]), { event: "paused", time: 1, step: 1 });
+  const [half, whole] = [1, 2].map((done) => fold(paused, { event: "phase", time: 2, phase: "sample", done, total: 2, seconds_left: 1 }));
+  assert.deepEqual([half.outcome, half.phase.done, whole.outcome, whole.phase], ["paused", 1, "paused", null]);
+});

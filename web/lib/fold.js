@@ -86,8 +86,9 @@ function start(state, { run_id, resumed_from, steps, time }) {
 }
 
 function phase(state, { phase: name, done, total, seconds_left }) {
-  state.phase = { name, done, total, secondsLeft: seconds_left };
-  if (state.outcome !== "paused") state.outcome = RUNNING;
+  const isPaused = state.outcome === "paused"; // then no step tells that the phase is over
+  state.phase = isPaused && done >= total ? null : { name, done, total, secondsLeft: seconds_left };
+  if (!isPaused) state.outcome = RUNNING;
 }
 
 function step(state, event) {
