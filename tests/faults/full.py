@@ -6,6 +6,7 @@ written next, and it goes on. Where it was refused then is read from the file th
 
 import os
 import random
+import re
 import signal
 import time
 from collections import Counter, defaultdict
@@ -134,7 +135,8 @@ def ballast_of(harmed: Harmed) -> Path:
 
 def refused_at(message: str, harmed: Harmed) -> str:
     """The place of the file that the message names, or that file."""
-    named = message.partition(f"({harmed.out}/")[2].partition(": ")[0]
+    found = re.search(rf"{re.escape(str(harmed.out))}/([^\s:()']+)", message)
+    named = found[1] if found else message
     parts = Path(named).parts
     if parts[:1] == ("cache",):
         return next((kind for kind in KINDS if kind in parts), named)
