@@ -15,7 +15,7 @@ from tools.page import comfy_page
 
 TEMPLATE = PACK_ROOT / "example_workflows" / "Train a LoRA and test it.json"
 PICTURE = PACK_ROOT / "docs" / "graph.jpg"
-SIZE = (3560, 2060)  # so large that the graph is seen at its full size, text and all
+SIZE = (3560, 2760)  # so large that the graph is seen at its full size, text and all
 WIDTH, QUALITY, EDGE = 1800, 80, 20  # of the picture; pixels around the graph
 PATIENCE = 1800  # seconds; a busy machine is twenty times slower
 SETTINGS = {"Comfy.Minimap.Visible": False}  # nothing over the canvas
@@ -48,6 +48,7 @@ def main() -> None:
         page.get_by_role("button", name="Run", exact=True).first.click()
         time.sleep(5)
         wait_until_idle(server)
+        page.locator(".fls-notice").wait_for(state="detached", timeout=60_000)  # the word that a LoRA is new
         for _ in range(3):  # the page moves the view once by itself
             time.sleep(2)
             clip = page.evaluate(LOOK, EDGE)
