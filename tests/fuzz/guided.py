@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .campaign import Finding, Outcome
 
 LONGEST_FILE = 100_000
-HANGS = 120  # seconds after which libFuzzer ends the process, and keeps the file
+HANGS = 3600  # seconds of the clock, halts included, after which libFuzzer ends the process, and keeps the file
 OPTIONS = (
     "-verbosity=0",
     f"-max_len={LONGEST_FILE}",
@@ -60,6 +60,8 @@ def guided(name: str, seconds: float, seed: int, tell: "Callable[[Outcome], int]
         outcome = judge(target, data, folder)
         files, refused = files + 1, refused + (outcome is not None)
         if outcome is not None and not isinstance(outcome, str):
+            if (outcome.where, outcome.what[:20]) not in found:
+                print(f"found: {outcome.what} at {outcome.where}", flush=True)  # in case the end does not come
             found.setdefault((outcome.where, outcome.what[:20]), outcome)
         if stopped or time.process_time() - begun >= seconds:
             code = tell(Outcome(files, refused, tuple(found.values()), time.process_time() - begun, not stopped))
