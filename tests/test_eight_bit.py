@@ -8,12 +8,14 @@ from torch import nn
 
 from support import CPU, job_data, run_in_process
 from trainer_core.errors import JobError, StopRequested
-from trainer_core.flux.eight_bit import FEW, EightBitLinear, base_quantiser
+from trainer_core.flux.eight_bit import FEW, EightBitLinear
 from trainer_core.flux.files import PICO_FILES
-from trainer_core.flux.load import load_transformer
+from trainer_core.flux.load import load_transformer, open_weights
 from trainer_core.flux.quantize import dequantised, make_quantiser
 from trainer_core.job_file import parse_job
-from trainer_core.specs.base import EIGHT_BIT_KEPT, BaseModelSpec
+from trainer_core.setup import prepare
+from trainer_core.specs.base import EIGHT_BIT_KEPT
+from trainer_core.trainee import load_base
 
 ERRORS = {"int8-torchao": 0.012, "fp8-torchao": 0.045}  # of a product, in parts of its size: 7 bits and a sign, or 3 and a sign
 
@@ -56,9 +58,9 @@ def test_a_row_of_zeros_and_few_rows_are_multiplied_as_well(precision):
     assert torch.allclose(products(few), kept(few), atol=1e-6)
 
 
-def test_the_base_multiplies_in_eight_bits_where_it_keeps_them_and_nowhere_else():
-    base = BaseModelSpec(base_model_precision="int8-torchao", quantized_matmul=True)
-    transformer = load_transformer(PICO_FILES.transformer, torch.float32, CPU, base_quantiser(base, CPU))
+def test_the_base_of_a_job_multiplies_in_eight_bits_where_it_keeps_them_and_nowhere_else(pictures):
+    setup = prepare(parse_job(job_data(pictures, base={"base_model_precision": "int8-torchao", "quantized_matmul": True})))
+    transformer = load_base(setup, open_weights(setup.files.transformer))
     kept = load_transformer(PICO_FILES.transformer, torch.float32, CPU, make_quantiser("int8-torchao", CPU))
     eight = {name for name, module in transformer.named_modules() if isinstance(module, EightBitLinear)}
     others = {name for name, module in transformer.named_modules() if type(module) is nn.Linear}

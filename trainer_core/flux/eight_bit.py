@@ -62,7 +62,7 @@ def check_products(base: BaseModelSpec, device: torch.device) -> None:
     kind = torch.int8 if base.base_model_precision.startswith("int8") else torch.float8_e4m3fn
     numbers = torch.eye(32, device=device).to(kind)
     try:
-        multiply(torch.ones(32, 32, device=device), numbers, torch.ones(32, device=device))
+        multiply(torch.ones(32, 32, device=device), numbers)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
         raise JobError(
@@ -72,17 +72,19 @@ def check_products(base: BaseModelSpec, device: torch.device) -> None:
         log.warning("base.quantized_matmul: the CPU multiplies the same numbers in float32, so it gains no time here")
 
 
-def multiply(whole_MK: Tensor, numbers_KN: Tensor, scale_N: Tensor) -> Tensor:
-    """whole @ (numbers * scale), the first rounded to the kind of the second, row by row; float32 (M, N), or bfloat16 from a
-    card's products of 8-bit floats."""
+def multiply(whole_MK: Tensor, numbers_KN: Tensor, scale_N: Tensor | None = None) -> Tensor:
+    """whole @ (numbers * scale, where there is one), the first rounded to the kind of the second, row by row; float32 (M, N),
+    or bfloat16 from a card's products of 8-bit floats."""
     rounded_MK, scale_M1 = _rounded(whole_MK, numbers_KN.dtype)
-    if whole_MK.device.type == "cpu":
-        return rounded_MK.float() @ numbers_KN.float() * scale_M1 * scale_N
-    if numbers_KN.stride(0) != 1:
+    is_card = whole_MK.device.type != "cpu"
+    if is_card and numbers_KN.stride(0) != 1:
         numbers_KN = numbers_KN.t().contiguous().t()  # the units want each column in one piece
-    if numbers_KN.dtype == torch.int8:
-        return torch._int_mm(rounded_MK, numbers_KN) * scale_M1 * scale_N
-    return torch._scaled_mm(rounded_MK, numbers_KN, scale_a=scale_M1, scale_b=scale_N[None], out_dtype=torch.bfloat16)
+    if is_card and numbers_KN.dtype != torch.int8:
+        scale_1N = scale_M1.new_ones(1, numbers_KN.shape[1]) if scale_N is None else scale_N[None]
+        return torch._scaled_mm(rounded_MK, numbers_KN, scale_a=scale_M1, scale_b=scale_1N, out_dtype=torch.bfloat16)
+    product_MN = torch._int_mm(rounded_MK, numbers_KN) if is_card else rounded_MK.float() @ numbers_KN.float()
+    product_MN = product_MN * scale_M1
+    return product_MN if scale_N is None else product_MN * scale_N
 
 
 def _rounded(whole_MK: Tensor, kind: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -114,5 +116,5 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         numbers_OI, scale_O = ctx.saved_tensors
         scaled_MO = gradient.reshape(-1, gradient.shape[-1]).float() * scale_O
-        product = multiply(scaled_MO, numbers_OI, torch.ones_like(numbers_OI[0], dtype=torch.float32))
+        product = multiply(scaled_MO, numbers_OI)
         return product.to(gradient.dtype).reshape(*gradient.shape[:-1], -1), None, None, None
