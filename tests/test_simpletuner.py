@@ -298,6 +298,14 @@ def test_an_optimiser_of_the_original_s_becomes_ours_with_the_same_arguments(tmp
     assert "choose one of adamw_bf16" in kinds(refused, "optimizer")[REFUSED]
 
 
+@pytest.mark.parametrize(("name", "ours"), [("int8dq-torchao", "int8-torchao"), ("fp8-native", "fp8-torchao")])
+def test_a_precision_that_multiplies_in_eight_bits_does_so_here(name: str, ours: str, tmp_path: Path) -> None:
+    found = imported(written(tmp_path, {"base_model_precision": name}))
+    assert found.job.base.base_model_precision == ours and found.job.base.quantized_matmul
+    assert kinds(found, "base_model_precision")[OTHERWISE].endswith(f"{ours} with base.quantized_matmul is the nearest")
+    assert not imported(written(tmp_path, {"base_model_precision": ours})).job.base.quantized_matmul
+
+
 def test_trackers_are_taken_and_those_that_are_not_here_named(tmp_path: Path) -> None:
     found = imported(written(tmp_path, {"report_to": "wandb,comet_ml", "tracker_project_name": "mine"}))
     assert (found.job.training.report_to, found.job.training.tracker_project_name) == ("wandb", "mine")

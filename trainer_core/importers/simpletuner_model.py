@@ -1,5 +1,6 @@
 """What becomes of SimpleTuner's options about the base: flavour, files, number formats and memory."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,10 +27,7 @@ PRECISIONS = {  # of the base: SimpleTuner's name -> ours, '' where it is the sa
     ),
     "fp8-torchao": "",
     "fp8uz-quanto": "fp8-quanto",
-    "int8dq-torchao": "int8-torchao",
     "fp8wo-torchao": "fp8-torchao",
-    "fp8-native": "fp8-torchao",
-    "fp8-transformerengine": "fp8-torchao",
     "int4-torchao": "int4-quanto",
     "int8dq-int4-torchao": "int4-quanto",
     "fp8-int4-torchao": "int4-quanto",
@@ -39,6 +37,11 @@ PRECISIONS = {  # of the base: SimpleTuner's name -> ours, '' where it is the sa
     "uint4-sdnq": "int4-quanto",
     "uint2-sdnq": "int2-quanto",
     "fp16-sdnq": "no_change",
+}
+MULTIPLIED = {  # those that multiply in 8 bits, too
+    "int8dq-torchao": "int8-torchao",
+    "fp8-native": "fp8-torchao",
+    "fp8-transformerengine": "fp8-torchao",
 }
 ATTENTION = {
     "diffusers": "",
@@ -95,19 +98,28 @@ def _model_family(draft: Draft, option: str, value: Any) -> None:
 
 def _from_table(path: str, table: dict[str, str]) -> Row:
     """A choice by a table of names; one that is not in it is refused."""
+    return by(partial(_choose, path, table))
 
-    def become(draft: Draft, option: str, value: Any) -> None:
-        name = str(value).strip().lower()
-        if value in EMPTY:
-            return draft.note(IDLE, option, "is empty")
-        if name not in table:
-            raise Unfit(f"known here are {', '.join(dict.fromkeys(ours or name for name, ours in table.items()))}")
-        draft.put(path, table[name] or name)
-        if not table[name]:
-            return draft.note(TAKEN, option, path)
-        draft.note(OTHERWISE, option, f"{path}: {ALIKE.format(name, table[name])}")
 
-    return by(become)
+def _choose(path: str, table: dict[str, str], draft: Draft, option: str, value: Any) -> None:
+    name = str(value).strip().lower()
+    if value in EMPTY:
+        return draft.note(IDLE, option, "is empty")
+    if name not in table:
+        raise Unfit(f"known here are {', '.join(dict.fromkeys(ours or name for name, ours in table.items()))}")
+    draft.put(path, table[name] or name)
+    if not table[name]:
+        return draft.note(TAKEN, option, path)
+    draft.note(OTHERWISE, option, f"{path}: {ALIKE.format(name, table[name])}")
+
+
+def _precision(draft: Draft, option: str, value: Any) -> None:
+    ours = MULTIPLIED.get(name := str(value).strip().lower())
+    if ours is None:
+        return _choose("base.base_model_precision", PRECISIONS, draft, option, value)
+    draft.put("base.base_model_precision", ours)
+    draft.put("base.quantized_matmul", True)
+    draft.note(OTHERWISE, option, f"base.base_model_precision: {ALIKE.format(name, f'{ours} with base.quantized_matmul')}")
 
 
 def _encoder_precision(path: str) -> Row:
@@ -160,7 +172,7 @@ MODEL: dict[str, Row] = {
     TRANSFORMER: by(later),
     VAE: by(later),
     SUBFOLDER: by(later),
-    "base_model_precision": _from_table("base.base_model_precision", PRECISIONS),
+    "base_model_precision": by(_precision),
     "text_encoder_1_precision": _encoder_precision("base.text_encoder_1_precision"),
     "text_encoder_2_precision": _encoder_precision("base.text_encoder_2_precision"),
     "text_encoder_3_precision": ignore("FLUX.1 has two text encoders"),
