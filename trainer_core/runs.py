@@ -18,6 +18,7 @@ from .diagnosis import diagnose, noted_exit
 from .event_file import first_event, newest_events
 from .events import FIELDS, Event
 from .run_dir import RunDir
+from .saved import list_steps
 from .writing import read_json
 
 RUNNING, PAUSED, FINISHED, STOPPED, FAILED, INTERRUPTED = STATES = (
@@ -29,7 +30,6 @@ RUNNING, PAUSED, FINISHED, STOPPED, FAILED, INTERRUPTED = STATES = (
     "interrupted",  # it died without a word
 )
 ID = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,198}[A-Za-z0-9_-])?")
-CHECKPOINT = re.compile(r"step-(\d{1,12})")
 KEPT = 2048  # files whose reading is remembered
 LARGEST_JOB = 1 << 25  # bytes
 LOG_END = 1 << 14  # bytes that are read of child.log
@@ -114,7 +114,7 @@ def summarise(run: RunDir, *, is_busy: bool = False) -> RunSummary:
         lora.name if job.name and _is_plain_file(lora) else None,
         message,
         job.has_workflow,
-        _checkpoints(str(run.checkpoints_dir), _stamp(run.checkpoints_dir)),
+        _checkpoints(str(run.root), _stamp(run.checkpoints_dir)),
     )
 
 
@@ -177,13 +177,12 @@ def _told(path: str, stamp: Stamp | None, is_evaluated: bool) -> _Told:
 
 
 @lru_cache(KEPT)
-def _checkpoints(path: str, stamp: Stamp | None) -> tuple[int, ...]:
+def _checkpoints(run_dir: str, stamp: Stamp | None) -> tuple[int, ...]:
     """The steps of the checkpoints, as the folder is while it has this stamp."""
     try:
-        names = [CHECKPOINT.fullmatch(entry.name) for entry in Path(path).iterdir()] if stamp else []
+        return tuple(list_steps(RunDir(Path(run_dir)))) if stamp else ()
     except OSError:
         return ()
-    return tuple(sorted(int(name[1]) for name in names if name))
 
 
 @lru_cache(KEPT)

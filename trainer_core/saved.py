@@ -3,6 +3,7 @@
 A run that is not finished has its checkpoints. Light: ComfyUI's nodes ask it too.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from .run_dir import RunDir
 from .writing import Damaged, digest_of, read_sealed
 
 LORA_DIR, STATE_FILE = "lora", "state.json"
+CHECKPOINT = re.compile(r"step-\d{8,12}")  # its folder's name
 FINAL, BEST, EMA, LATEST = "final", "best", "ema", "latest"
 
 
@@ -28,10 +30,10 @@ def checkpoint_dir(checkpoints_dir: Path, step: int) -> Path:
 
 
 def list_checkpoints(checkpoints_dir: Path) -> list[Path]:
-    """Complete checkpoints, the newest first."""
+    """Complete checkpoints, the newest first; whatever else lies beside them is passed over."""
     if not checkpoints_dir.is_dir():
         return []
-    return sorted((path for path in checkpoints_dir.iterdir() if not path.suffix), reverse=True)
+    return sorted((path for path in checkpoints_dir.iterdir() if CHECKPOINT.fullmatch(path.name)), reverse=True)
 
 
 def list_steps(run_dir: RunDir) -> list[int]:
