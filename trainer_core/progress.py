@@ -6,6 +6,8 @@ from tqdm import tqdm
 
 from .events import Event
 
+tqdm.monitor_interval = 0  # no thread that looks after bars: each event draws its own
+
 
 class ProgressBar:
     """A listener for EventLog: one bar a phase, the loss beside the training bar."""

@@ -1,4 +1,4 @@
-"""Host memory that runs out in each stage: from its beginning on the trainer may map nothing more than a little.
+"""Host memory that runs out in each stage: from a little after its beginning the trainer may map nothing more than a little.
 
 The limit is set from outside (prlimit), so the trainer is the one that users have. Card memory needs a card, and is not here.
 """
@@ -19,6 +19,7 @@ from .stages import FIRST, SAVE, Watch, stages_of
 
 ROOM = (0, 1 << 20, 4 << 20, 16 << 20)  # bytes above what it holds
 LONGEST = 120.0
+SECONDS_IN = 0.02  # the threads of a stage have begun: one that finds no memory in its very first moment hangs Python 3.11
 EXPLAINED, SURVIVED, DIAGNOSED, SILENT = "explained", "survived", "died, diagnosed", "died, undiagnosed"
 
 
@@ -50,6 +51,7 @@ def starve_one(harmed: Harmed, stage: str, room: int) -> str:
     """Let the run come to the stage and take the memory away there; how it ended."""
     child = start(harmed)
     if Watch(harmed).until(child, stage):
+        time.sleep(SECONDS_IN)
         starve(child, room)
     child.join(LONGEST)
     if child.is_alive():

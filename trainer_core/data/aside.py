@@ -5,12 +5,12 @@ after each operation. Beside a model that computes on the CPU, two teams take th
 pico took 2.25 times as long as a loop without such a thread, more than on one core alone. So each of these threads works alone.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import torch
 
+from .threads import Threads
 
-def threads_aside(count: int, name: str) -> ThreadPoolExecutor:
+
+def threads_aside(count: int, name: str) -> Threads:
     """A pool of so many. The calling thread keeps the number of cores that it has."""
     torch.get_num_threads()  # settles it for the calling thread, before others say what new threads get
-    return ThreadPoolExecutor(count, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,))
+    return Threads(count, thread_name_prefix=name, initializer=torch.set_num_threads, initargs=(1,))

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import PIL
 from .facts import Unreadable, look_at
 from .find import Found
 from .sample import Facts, Reject
+from .threads import Threads
 from .uncollected import uncollected
 
 FORMAT = 2  # another one is another table: change it whenever a look would tell something else
@@ -193,7 +194,7 @@ def _looks(files: Sequence[Found]) -> Iterator[list[tuple[Found, Facts | str, bo
     """
     waiting: deque[Future] = deque()
     left = threading.Event()
-    with ThreadPoolExecutor(THREADS) as pool:
+    with Threads(THREADS) as pool:
         try:
             for start in range(0, len(files), AT_ONCE):
                 waiting.append(pool.submit(_look_at_each, files[start : start + AT_ONCE], left))

@@ -7,7 +7,6 @@ reads, and several threads decode, so that a sheet of a large dataset takes a fe
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from .buckets import Fit
 from .colours import to_alpha, to_rgb
 from .report import bare_reason
 from .sample import Index, Rejected, Sample
+from .threads import Threads
 from .upright import EXIF_ORIENTATION, UNREADABLE, load_mask, open_picture
 
 CELL, GAP, MARGIN, LINE, TITLE = 160, 12, 20, 16, 42  # in pixels
@@ -68,7 +68,7 @@ def draw_sheet(index: Index) -> Image.Image:
     top = MARGIN + (2 * LINE if legend else 0)
     sheet = Image.new("RGB", (WIDTH, top + sum(heights) + MARGIN), PAPER)
     _draw_legend(ImageDraw.Draw(sheet), legend, font)
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+    with Threads(max_workers=os.cpu_count() or 1) as pool:
         for shelf, height in zip(shelves, heights, strict=True):
             column = 0
             for block in shelf:
@@ -150,7 +150,7 @@ def _row(block: Block) -> tuple[int, int]:
     return max((cell.height for cell in block.cells), default=0), lines * LINE + GAP
 
 
-def _draw_block(sheet: Image.Image, block: Block, left: int, top: int, pool: ThreadPoolExecutor) -> None:
+def _draw_block(sheet: Image.Image, block: Block, left: int, top: int, pool: Threads) -> None:
     draw, small = ImageDraw.Draw(sheet), _font(13)
     draw.text((left, top), block.title, fill=block.ink, font=_font(15))
     draw.text((left, top + LINE + 3), block.note, fill=FAINT, font=small)
