@@ -1,4 +1,4 @@
-"""What CFG that ends by itself saves, and what it costs: python -m benchmarks.adaptive_cfg [--json]
+"""What CFG that ends by itself saves, and what it costs: python -m benchmarks.adaptive_cfg [--steps N] [--json]
 
 On pico: predictions made of those that full CFG makes, and the mean squared difference of the pictures' latents to those with
 full CFG, beside the difference that sampling without any CFG makes.
@@ -58,9 +58,9 @@ class Counted:
         return torch.cat(made), self.predictions
 
 
-def measure() -> list[dict[str, object]]:
+def measure(steps: int) -> list[dict[str, object]]:
     """A row for full CFG, none, and each threshold."""
-    pico, full = Counted(), sampler_settings(ValidationSpec(), PICO)
+    pico, full = Counted(), sampler_settings(ValidationSpec(validation_num_inference_steps=steps), PICO)
     expected, all_predictions = pico.pictures(full)
     rows: list[dict[str, object]] = []
     cases = [("off", replace(full, guidance_real=1.0)), *((f"{t:g}", replace(full, cfg_threshold=t)) for t in THRESHOLDS)]
@@ -73,9 +73,10 @@ def measure() -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=ValidationSpec().validation_num_inference_steps)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rows = measure()
+    rows = measure(arguments.steps)
     if arguments.json:
         print(json.dumps(rows))
         return

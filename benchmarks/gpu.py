@@ -44,10 +44,9 @@ from trainer_core.trainee import load_base, make_trainable
 from trainer_core.tread import Span, draw_routes
 
 from .host_memory import make_setup
-from .random_flux import BLOCK, FULL, SPREAD, original_shapes, write_hollow
+from .random_flux import BLOCK, FULL, SMALL, SPREAD, original_shapes, write_hollow
 
 STEPS = 5  # after one that warms up
-SMALL = replace(FULL, num_double=1, num_single=1, width=256, t5_width=128)
 BARS_GB = {"no_change": 20.0, "int8-quanto": 11.5, "int4-quanto": 7.5, "nf4-bnb": 6.5, "int2-quanto": 5.0}
 ROWS = [(precision, pixels, 0) for precision in BARS_GB for pixels in (512, 1024)]
 SPEED = list(product(("no_change", "int8-quanto", "nf4-bnb"), (512, 768, 1024), (0.0, 0.5), (False, True)))

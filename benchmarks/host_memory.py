@@ -4,6 +4,7 @@ Writes a file with random weights of the wanted number of blocks (19 and 38 are 
 then loads it as a run does. Bars at full size: 9 GiB for nf4-bnb, 15 GiB for int8-quanto. `--train` adds one training step at
 that size in pixels (rank 16, all+ffs, gradient checkpointing) and sets what it took beside what the plan says. `--t5` loads the
 T5 XXL encoder instead and encodes a caption (bar: 6 GiB in int8-quanto).
+`--small` takes a model of a hundredth of the size, only to see that it runs.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from trainer_core.trainee import load_base, make_trainable
 from trainer_core.validation.sample import sampler_settings
 
 from .memory import anonymous_bytes, watched
-from .random_flux import FULL, original_shapes, t5_shapes, write_random
+from .random_flux import FULL, SMALL, original_shapes, t5_shapes, write_random
 
 CPU = torch.device("cpu")
 
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--file", type=Path, help="where the random weights are, or will be; else in a temporary folder")
     parser.add_argument("--train", type=int, default=0, metavar="PIXELS")
     parser.add_argument("--t5", action="store_true")
+    parser.add_argument("--small", action="store_true")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     give_back_at_once()
@@ -138,10 +140,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.file or Path(folder) / "weights.safetensors"
         if arguments.t5:
-            write_random(path, t5_shapes())
+            write_random(path, t5_shapes(is_small=arguments.small))
             report |= encode(path, arguments.precision)
         else:
-            shape = replace(FULL, num_double=arguments.double, num_single=arguments.single)
+            blocks = {"num_double": arguments.double, "num_single": arguments.single}
+            shape = SMALL if arguments.small else replace(FULL, **blocks)
             write_random(path, original_shapes(shape))
             setup = make_setup(path, arguments.precision, arguments.train or 256)
             plan = {phase.name: phase.host for phase in transformer_phases(setup)}

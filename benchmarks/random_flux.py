@@ -9,6 +9,7 @@ import argparse
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from trainer_core.flux.names import places
 from trainer_core.flux.text import T5_V1_1_XXL
 
 FULL = FluxShape(num_double=19, num_single=38, width=3072, in_channels=64, t5_width=4096, clip_width=768, guidance=True)
+SMALL = replace(FULL, num_double=1, num_single=1, width=256, t5_width=128)  # only to see that something runs
+SMALL_T5 = {"num_layers": 2, "d_model": 128, "d_ff": 256, "num_heads": 2}
 WIDTHS = {"BF16": 2, "F32": 4}  # bytes a number
 BLOCK = 1 << 26  # numbers
 SPREAD = 0.02  # standard deviation
@@ -36,10 +39,10 @@ def original_shapes(shape: FluxShape) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def t5_shapes() -> dict[str, tuple[int, ...]]:
-    """Every tensor of the T5 XXL encoder."""
+def t5_shapes(*, is_small: bool = False) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the T5 XXL encoder, or of a small one."""
     with torch.device("meta"):
-        model = T5EncoderModel(T5Config(**T5_V1_1_XXL))
+        model = T5EncoderModel(T5Config(**T5_V1_1_XXL | (SMALL_T5 if is_small else {})))
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return {name: size for name, size in state.items() if name != "encoder.embed_tokens.weight"}
 

@@ -1,7 +1,8 @@
 """The pages of the documentation, and what is in them that can be held to the truth: commands, snippets, links, messages.
 
-A command is a line of a fenced block, or inline code with arguments. In a block a description may stand behind it, after two
-blanks. Inline code of one command's name alone, such as `flux-lora dataset`, only mentions it.
+A command is a line of a fenced block, or inline code with arguments; variables of the environment may stand before it. In a
+block a description may stand behind it, after two blanks. Inline code of one command's name alone, such as `flux-lora dataset`,
+only mentions it.
 """
 
 import ast
@@ -18,10 +19,13 @@ PAGES = [
     *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "LOG.md"),
     *sorted((ROOT / "web" / "docs").glob("*.md")),
     ROOT / "trainer_core" / "pico" / "README.md",
+    ROOT / "tools" / "pretrain_pico" / "README.md",
 ]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
-PROGRAMS = ("flux-lora", "python", "pytest", "git", "pip", "cd", "uv", "comfy")
+PROGRAMS = ("flux-lora", "python", "pytest", "git", "pip", "cd", "uv", "comfy", "accelerate", "unshare", ".ci/run")
+ALONE = ("pytest", ".ci/run")  # are commands without a word more
+VARIABLES = re.compile(r"^(?:[A-Z_]+=\S+ )+")
 SHELL = ("", "sh", "bash")
 UV_RUN = "python -m uv run "
 LINK = re.compile(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"")
@@ -46,12 +50,17 @@ def commands(text: str) -> Iterator[str]:
     """Every command of a page, without `python -m uv run` in front, which only chooses the environment."""
     for block in blocks(text, *SHELL):
         for line in block.replace("\\\n", " ").splitlines():
-            if line.split(" ")[0] in PROGRAMS:
+            if VARIABLES.sub("", line).split(" ")[0] in PROGRAMS:
                 yield from map(_bare, re.split(r"\s{2,}(?!-)|\s+# ", line.strip())[0].split("&&"))
     for code in INLINE.findall(FENCE.sub("", text)):
-        words = code.split()
-        if words[0] in PROGRAMS[:5] and (len(words) > 2 or words[0] == "pytest"):
+        words = VARIABLES.sub("", code).split()
+        if words and words[0] in PROGRAMS and _is_whole(words):
             yield from map(_bare, code.split("&&"))
+
+
+def _is_whole(words: list[str]) -> bool:
+    """A program's name alone only mentions it, and so does a launcher's without what it starts."""
+    return "-m" in words if words[0] == "accelerate" else len(words) > 2 or words[0] in ALONE
 
 
 def mentions(text: str) -> set[str]:

@@ -79,7 +79,7 @@ def test_the_header_says_what_model_libraries_show(told):
         "author": "me",
         "resolution": "64x64",
         "trigger_phrase": "b4ll",
-        "usage_hint": "say b4ll, guidance 2.5, 20 steps",
+        "usage_hint": "say b4ll, 64x64, guidance 2.5, 20 steps",
         "tags": "ball, round",
         "license": "apache-2.0",
     }

@@ -57,9 +57,10 @@ def trigger_phrase_of(job: TrainJob) -> str:
 
 
 def usage_hint(flavour: Flavour, trigger: str) -> str:
-    sampler = flavour.sampler
+    """With the resolution: ComfyUI's model library reads that entry of its own and shows it nowhere (frontend 1.27.10)."""
+    sampler, size = flavour.sampler, flavour.home_resolution
     settings = [f"guidance {sampler.guidance:g}"] if sampler.guidance else []
-    return ", ".join([*([f"say {trigger}"] if trigger else []), *settings, f"{sampler.num_steps} steps"])
+    return ", ".join([*([f"say {trigger}"] if trigger else []), f"{size}x{size}", *settings, f"{sampler.num_steps} steps"])
 
 
 def architectures_of(job: TrainJob, flavour: Flavour) -> list[str]:

@@ -21,6 +21,7 @@ def comfy(browser: Any, server: Server) -> Iterator[Comfy]:
     """The page that the tests below go through, one after the other."""
     opened = open_page(browser, server, **CLASSIC)
     opened.open_template(EXAMPLE.stem)
+    opened.set("DatasetBucket", trigger_word="ohwx")
     yield opened
     opened.page.context.close()
 
@@ -133,6 +134,22 @@ def test_nothing_overflows_and_nothing_of_ours_has_failed(comfy: Comfy, finished
         .filter(element => element.scrollWidth > element.clientWidth + 1).map(element => element.className)"""
     assert comfy.page.evaluate(wide) == []
     assert comfy.errors == []
+
+
+def test_comfyui_s_model_library_shows_title_trigger_picture_and_resolution(comfy: Comfy, finished: str) -> None:
+    page = comfy.page
+    page.evaluate("app.extensionManager.command.execute('Workspace.ToggleSidebarTab.model-library')")
+    page.locator(".p-tree-node-content", has_text="loras").first.click(timeout=PATIENCE)
+    lora = page.locator(".p-tree-node-content", has=page.locator(".model-lib-node-container"))
+    lora.first.wait_for(timeout=PATIENCE)
+    lora.first.hover()
+    shown = page.locator(".model_preview")
+    shown.wait_for(timeout=PATIENCE)
+    assert shown.locator(".model_preview_title").inner_text() == "scenario"
+    assert shown.locator(".model_preview_trigger_phrase").inner_text().endswith("ohwx")
+    assert "say ohwx, 64x64, " in shown.locator(".model_preview_usage_hint").inner_text()
+    assert shown.locator(".model_preview_image img").evaluate("image => image.naturalWidth") == 256
+    comfy.shot("model_library")
 
 
 def events_of(server: Server, run_id: str, kind: str) -> list[dict[str, Any]]:

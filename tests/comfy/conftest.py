@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from comfy_client import Outcome, queue
 from comfy_server import HOW_TO_GET_ONE, Server, find_comfyui, find_python, missing_packages, start_server
-from graphs import EXAMPLE, SAMPLER_STEPS, STEPS, Prompt, change, find, load_workflow
+from graphs import EXAMPLE, SAMPLER_STEPS, STEPS, TRIGGER, Prompt, change, find, load_workflow
 from workflow import to_prompt
 
 
@@ -34,9 +34,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def example(server: Server) -> Prompt:
-    """The example workflow as a prompt, with few steps, and exact enough to compare its pictures with the trainer's own."""
+    """The example workflow as a prompt: few steps, a trigger, exact enough to compare its pictures with the trainer's own."""
     prompt = to_prompt(load_workflow(EXAMPLE), server.get("/object_info"))
     prompt = change(prompt, "TrainLoRA", max_train_steps=STEPS)
+    prompt = change(prompt, "DatasetBucket", trigger_word=TRIGGER)
     prompt = change(prompt, "LoadFluxForTraining", mixed_precision="no")
     prompt = change(prompt, "BasicScheduler", steps=SAMPLER_STEPS)
     prompt = change(prompt, "ValidationConfig", validation_num_inference_steps=SAMPLER_STEPS)

@@ -11,6 +11,7 @@ from PIL import Image
 EXAMPLES = sorted((PACK_ROOT / "example_workflows").glob("*.json"))
 EXAMPLE = PACK_ROOT / "example_workflows" / "Train a LoRA and test it.json"
 STEPS, SAMPLER_STEPS = 4, 6
+TRIGGER = "ohwx"
 
 Prompt = dict[str, Any]
 

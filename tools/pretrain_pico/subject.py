@@ -72,7 +72,7 @@ def write_pictures(data_dir: Path, out: Path) -> None:
         write(folder, number, np.ascontiguousarray(glyphs[index]), subjects[index].name, PLAIN)
 
 
-def job(pictures: Path, *, regularised: bool) -> TrainJob:
+def job(pictures: Path, *, regularised: bool, steps: int) -> TrainJob:
     """The figure's pictures half as often as the emoji to keep: they make a third of the samples."""
     repeats = KEPT // TRAINED_SCENES // 2
     datasets = [
@@ -87,7 +87,7 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
         base=BaseModelSpec(model_flavour="pico"),
         datasets=tuple(datasets),
         lora=LoraSpec(lora_rank=8, flux_lora_target="all+ffs"),
-        optimizer=OptimizerSpec(learning_rate=5e-4, lr_scheduler="cosine", lr_warmup_steps=20),
+        optimizer=OptimizerSpec(learning_rate=5e-4, lr_scheduler="cosine", lr_warmup_steps=min(20, steps // 2)),
         flow=FlowSpec(flux_guidance_value=2.5),
         validation=ValidationSpec(
             validation_prompts=(
@@ -101,7 +101,7 @@ def job(pictures: Path, *, regularised: bool) -> TrainJob:
             eval_steps_interval=100,
             num_eval_images=OTHERS,
         ),
-        training=TrainingSpec(max_train_steps=300, train_batch_size=8, gradient_checkpointing=False),
+        training=TrainingSpec(max_train_steps=steps, train_batch_size=8, gradient_checkpointing=False),
     )
 
 
@@ -116,11 +116,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=300)
     arguments = parser.parse_args()
     write_pictures(arguments.data, arguments.out / "pictures")
     shown = {}
     for regularised in (False, True):
-        wanted = job(arguments.out / "pictures", regularised=regularised)
+        wanted = job(arguments.out / "pictures", regularised=regularised, steps=arguments.steps)
         path = arguments.out / f"{wanted.name}.json"
         files.write_bytes(path, dump_job(wanted).encode())
         flux_lora(["run", str(path), "--out", str(arguments.out / "runs")])

@@ -27,7 +27,9 @@ class PublishingSpec(Spec):
         description="What a prompt must say. Empty: the trigger words of the datasets, or their instance_prompt.",
     )
     usage_hint: str = Field(
-        "", max_length=1000, description="A short hint on how to use it. Empty: the trigger and the base's guidance and steps."
+        "",
+        max_length=1000,
+        description="A short hint on how to use it. Empty: the trigger and the base's resolution, guidance and steps.",
     )
     tags: str = Field("", max_length=1000, description="Tags with commas, such as: style, watercolour.")
     push_to_hub: bool = Field(
