@@ -19,7 +19,7 @@ from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer
 from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.recompute import recompute_blocks
-from trainer_core.guard import advice, memory_watched
+from trainer_core.guard import ENCODING, EVALUATING, INDEXING, LOADING, PICTURING, advice, memory_watched
 from trainer_core.job_changes import allowed_changes
 from trainer_core.job_file import dump_job, parse_job
 from trainer_core.run_dir import RunDir, run_dir_for
@@ -254,6 +254,22 @@ def test_out_of_memory_names_the_step_and_three_settings_of_this_job(tmp_path, p
     assert all(f"{number}. " in str(caught.value) for number in (1, 2, 3)) and "4. " not in str(caught.value)
     tuned = parse_job(job_data(pictures, training={"gradient_checkpointing": True, "train_batch_size": 1}))
     assert not any("gradient_checkpointing" in line or "train_batch_size" in line for line in advice(tuned))
+
+
+@pytest.mark.parametrize(
+    ("doing", "first", "never"),
+    [
+        (INDEXING, "smaller pictures", "gradient_checkpointing"),
+        (ENCODING, "base.offload_during_startup", "gradient_checkpointing"),
+        (LOADING, "base.mixed_precision: bf16", "train_batch_size"),
+        (PICTURING, "base.mixed_precision: bf16", "train_batch_size"),
+        (EVALUATING, "training.train_batch_size: 1", "gradient_checkpointing"),
+    ],
+)
+def test_a_stage_is_advised_of_what_helps_there(pictures, doing, first, never):
+    lines = advice(parse_job(job_data(pictures, training={"train_batch_size": 2})), doing)
+    assert lines[0].startswith(first) and not any(never in line for line in lines)
+    assert lines[-1] == "close other programs that use the memory"
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory(pictures):

@@ -23,7 +23,7 @@ from .data.shares import most_together
 from .disk import disk_watched
 from .errors import JobError
 from .events import EventLog, WarningEvents
-from .guard import memory_watched
+from .guard import INDEXING, TRAINING, memory_watched
 from .half_written import clear_abandoned
 from .helpers import count_devices, with_helpers
 from .job import TrainJob
@@ -78,7 +78,7 @@ def begin(
             run_dir.result_path.unlink(missing_ok=True)  # it is damaged, or will not be true any more
             if not has_job:
                 write_atomically(run_dir.job_path, dump_job(job).encode())
-            with memory_watched(job, "looking at the files"):
+            with memory_watched(job, INDEXING):
                 setup = prepare(job, cache_dir, context.stoppable("index"))
                 group.wait()  # the others find what was learned of the files
                 measured, plan = ready_memory(one_of(setup, group.count))
@@ -89,7 +89,7 @@ def begin(
                 context.events.emit("job_changed", changes=named, begins_from=None)
             else:
                 begin_from_sibling(setup, context)
-            with memory_watched(job, "training"):
+            with memory_watched(job, TRAINING):
                 result = run(replace(setup, num_recomputed=group.tell(measured.num_recomputed)), context)
             push_finished(job, run_dir)
             return result

@@ -34,7 +34,7 @@ from .data.shares import Share
 from .flux.attention import attending
 from .flux.compiling import as_written
 from .flux.modulation import look_ahead, steps_together
-from .guard import memory_watched
+from .guard import ENCODING, EVALUATING, LOADING, PICTURING, memory_watched
 from .history import Evaluation, History, PictureScore
 from .host_memory import own_bytes
 from .job import TrainJob
@@ -65,11 +65,11 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
     """Train to the end and return what result.json holds. StopRequested after a stop that was asked for and saved."""
     started = time.monotonic()
     open_run(setup, context)
-    with memory_watched(setup.job, "encoding the dataset"):
+    with memory_watched(setup.job, ENCODING):
         caches = fill_caches(setup, context)
-    with memory_watched(setup.job, "loading the base"):
+    with memory_watched(setup.job, LOADING):
         trainee = build_trainee(setup, context)
-    with memory_watched(setup.job, "making pictures"):
+    with memory_watched(setup.job, PICTURING):
         before = make_pictures(setup, trainee, caches, context, step=0)
 
     training_started = time.monotonic()
@@ -78,7 +78,7 @@ def run(setup: Setup, context: RunContext) -> dict[str, Any]:
         train(setup, trainee, caches, context)
     train_seconds = time.monotonic() - training_started
 
-    with memory_watched(setup.job, "making pictures"):
+    with memory_watched(setup.job, PICTURING):
         after = make_pictures(setup, trainee, caches, context, step=setup.num_steps)
     if context.all_stop():
         context.leave()
@@ -222,7 +222,7 @@ def evaluate_if_due(setup: Setup, trainee: Trainee, caches: Caches, context: Run
     is_known = any(evaluation.step == history.step for evaluation in history.evaluations)
     if not interval or is_known or not (is_end or _is_due(history.step, interval)):
         return False
-    with memory_watched(setup.job, "evaluating"), trainee.as_used(), as_written(compiled=setup.compiles):
+    with memory_watched(setup.job, EVALUATING), trainee.as_used(), as_written(compiled=setup.compiles):
         progress, should_stop = context.progress("evaluate"), context.should_stop
         by_dataset = evaluate(setup, trainee.transformer, caches, progress, should_stop, context.group)
     if by_dataset is None:
