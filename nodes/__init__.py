@@ -9,6 +9,7 @@ comes back; what travels on the wires are plain values (specs, paths, ComfyUI's 
     base.py            LoadFluxForTraining
     dataset.py         DatasetBucket            dataset_options.py  DatasetCrop, DatasetCaptions, DatasetSampling
     train.py           TrainLoRA                child.py          the child process that trains and checks
+    standby.py         the one that waits       process.py        how each is started, environment.py  with which variables
     plan.py            TrainingPlan
     compare.py         CompareCheckpoints       importer.py       ImportSimpleTunerConfig
     lora_tools.py      ConvertLoRA, ResizeLoRA, MergeLoRAs, ExtractLoRA

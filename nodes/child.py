@@ -12,12 +12,11 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..trainer_core.diagnosis import diagnose, last_lines, note_exit
 from ..trainer_core.errors import JobError
@@ -27,19 +26,14 @@ from ..trainer_core.job_file import dump_job
 from ..trainer_core.run_dir import RunDir, run_dir_for
 from ..trainer_core.writing import write_atomically
 from .environment import child_environment
+from .process import start
+from .standby import STANDBY
 
-PACK_ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.1
 SAVE_SECONDS = 600.0  # how long a child may take to end its step, save and leave before it is ended
 DONE, WRONG_INPUT, STOPPED = 0, 2, 3  # exit codes, as in trainer_core/cli.py
 LOG_LINES_SHOWN = 30
 NO_ROOM = 1 << 16  # bytes
-
-# Windows' embedded Python ignores PYTHONPATH and the working directory, so the child is told where the core lies.
-BOOT = (
-    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module('trainer_core', run_name='__main__', alter_sys=True)"
-)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +56,7 @@ def train(
 
     All of it happens within `attach` of the run. `free_memory` is called before a child starts; `on_tick` several times a
     second while it runs, and may raise to cancel. JobError carries what the user can mend; TrainingStopped is one of them.
-    With `allow_network` the child gets the owner's proxies and tokens.
+    With `allow_network` the child gets the owner's proxies and tokens, and none that waited is taken.
     """
     run = run_dir_for(job, home / "runs")
     run.check_job(job)
@@ -81,12 +75,17 @@ def _train(
     on_tick: Callable[[], None],
     allow_network: bool,
 ) -> dict[str, Any]:
-    """Start the child that trains the run, follow it to its end, and say what came of it."""
+    """Start the child that trains the run, or take the one that waits; follow it to its end, and say what came of it."""
     free_memory()
+    if not run.is_running():
+        run.take_commands()  # what a dead process was told; one that waited is older, and would take it for its own
     events = EventReader(run.events_path, from_end=True)
+    environment = child_environment(os.environ, allow_network=allow_network)
+    command = ["run", str(run.job_path), "--out", str(run.root.parent), "--cache", str(home / "cache")]
+    words = [*command, "--json", "--watch-stdin"]
     with run.log_path.open("ab") as child_log:
-        command = ["run", str(run.job_path), "--out", str(run.root.parent), "--cache", str(home / "cache")]
-        child = _start([*command, "--json", "--watch-stdin"], run.root, child_log, allow_network=allow_network)
+        child = STANDBY.take(words, run.root, child_log, environment, on_tick)
+        child = child or start(words, run.root, child_log, environment)
         has_begun = False
         try:
             while child.poll() is None:
@@ -130,7 +129,7 @@ def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> di
     """The report of a command that is run to its end; its log is kept in the folder meanwhile."""
     log_path = folder / "child.log"
     with log_path.open("wb") as log_file:
-        child = _start([*command, "--json"], folder, log_file, allow_network=False)
+        child = start([*command, "--json"], folder, log_file, child_environment(os.environ))
         try:
             while child.poll() is None:
                 on_tick()
@@ -146,20 +145,6 @@ def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> di
     if child.returncode != DONE:
         raise RuntimeError(_death(f"flux-lora {command[0]}", child.returncode, log_path))
     return report
-
-
-def _start(command: list[str], folder: Path, child_log: BinaryIO, *, allow_network: bool) -> "subprocess.Popen[bytes]":
-    """The program `python -m trainer_core` in that folder, with a pipe to its standard input that stays open. No shell reads
-    its arguments."""
-    return subprocess.Popen(
-        [sys.executable, "-c", BOOT, str(PACK_ROOT), *command],
-        cwd=folder,
-        env=child_environment(os.environ, allow_network=allow_network),
-        stdin=subprocess.PIPE,
-        stdout=child_log,
-        stderr=subprocess.STDOUT,
-        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # exists on Windows only, where a console would pop up
-    )
 
 
 def _end(child: "subprocess.Popen[bytes]", run: RunDir, *, has_begun: bool) -> None:

@@ -34,12 +34,13 @@ SETTINGS = "flux_lora_studio.json"
 
 
 class Permissions(BaseModel):
-    """The settings file. Whatever it does not say is not allowed."""
+    """The settings file. What it does not say of a workflow is not allowed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     read_folders: tuple[Path, ...] = Field((), description="Folders that workflows may read besides ComfyUI's own.")
     allow_network: bool = Field(False, description="Workflows may download, and report to services on the network.")
+    standby: bool = Field(True, description="A trainer may wait with its libraries loaded while the page shows a TrainLoRA.")
 
 
 def settings_path() -> Path:
@@ -62,18 +63,23 @@ def check_job(job: TrainJob, node: str) -> None:
     """JobError where the job reads what it may not, or would reach the network."""
     for field, path in paths_of_job(job):
         check_readable(path, field, node)
+    wanted = network_wishes(job)
+    if wanted and not permissions().allow_network:
+        raise JobError(
+            f"{node}: {', '.join(wanted)} is on, but a workflow may not use the network here; switch it off, or allow it with "
+            f'"allow_network": true in {settings_path()}'
+        )
+
+
+def network_wishes(job: TrainJob) -> list[str]:
+    """The fields of the job by which it would reach the network."""
     publishing = job.publishing
     wishes = {
         "allow_download": job.base.allow_download,
         "push_to_hub": publishing.push_to_hub,
         "webhook_url": bool(publishing.webhook_url),
     }
-    wanted = [field for field, is_on in wishes.items() if is_on]
-    if wanted and not permissions().allow_network:
-        raise JobError(
-            f"{node}: {', '.join(wanted)} is on, but a workflow may not use the network here; switch it off, or allow it with "
-            f'"allow_network": true in {settings_path()}'
-        )
+    return [field for field, is_on in wishes.items() if is_on]
 
 
 def check_part(spec: Spec, node: str) -> None:

@@ -27,6 +27,8 @@ from .attached import ATTACHED
 from .folders import home_dir, loras_dir
 from .http_requests import FORM, JSON, Refusal, check_content_type, check_origin, json_body
 from .offers import copy_lora
+from .permissions import permissions
+from .standby import NONE, STANDBY
 from .uploads import new_dataset
 
 LONGEST_CHECKPOINT, LONGEST_PATH = 40, 500  # characters
@@ -94,6 +96,11 @@ async def delete(request: web.Request) -> Answer:
     return {"deleted": run.run_id}
 
 
+async def standby(request: web.Request) -> Answer:
+    await json_body(request, set())
+    return {"standby": await asyncio.to_thread(_standby)}
+
+
 ROUTES: tuple[tuple[str, str, Work, str], ...] = (  # method, path, work, and the content type of what changes something
     ("GET", "/flux_lora/runs", runs, ""),
     ("GET", "/flux_lora/runs/{id}", one_run, ""),
@@ -104,6 +111,7 @@ ROUTES: tuple[tuple[str, str, Work, str], ...] = (  # method, path, work, and th
     ("POST", "/flux_lora/runs/{id}/offer", offer, JSON),
     ("DELETE", "/flux_lora/runs/{id}", delete, JSON),
     ("POST", "/flux_lora/datasets", new_dataset, FORM),
+    ("POST", "/flux_lora/standby", standby, JSON),
 )
 
 
@@ -197,6 +205,15 @@ def _delete(run: RunDir) -> None:
                 path.unlink()
     (run.root / LOCK).unlink(missing_ok=True)
     run.root.rmdir()
+
+
+def _standby() -> str:
+    """How the trainer stands that waits, from now on where there was none; none while one trains."""
+    try:
+        is_allowed = permissions().standby
+    except JobError:  # the settings are damaged, which the next workflow is told
+        is_allowed = False
+    return STANDBY.prepare() if is_allowed and not ATTACHED else NONE
 
 
 def _workflow(run: RunDir) -> dict[str, Any]:

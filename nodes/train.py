@@ -26,7 +26,7 @@ from .folders import home_dir, loras_dir, output_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .loaded import load_lora
 from .offers import offer
-from .permissions import check_job, permissions
+from .permissions import check_job, network_wishes
 from .pictures import load_pictures
 from .widgets import (
     CATEGORY,
@@ -102,7 +102,7 @@ def _trained(job: TrainJob, hidden: Any) -> dict[str, Any]:
             free_memory=_free_memory,
             on_event=NodeProgress(hidden.unique_id),
             on_tick=management.throw_exception_if_processing_interrupted,
-            allow_network=permissions().allow_network,
+            allow_network=bool(network_wishes(job)),  # which the owner allows, or it would have been refused
         )
     except TrainingStopped as stopped:
         log.info("%s", stopped)

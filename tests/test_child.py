@@ -25,7 +25,7 @@ class Cancelled(Exception):
 def trainers() -> list[psutil.Process]:
     """The trainers that this process has started; other tests may have started other processes in it."""
     living = (process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE)
-    return [process for process in living if "run_module('trainer_core'" in " ".join(process.cmdline())]
+    return [process for process in living if "trainer_core" in process.cmdline()]
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ LIGHT = {
     "run_dir",
     "runs",
     "saved",
+    "standby",
     "writing",
     "errors",
     "pico",

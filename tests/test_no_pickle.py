@@ -56,4 +56,4 @@ def test_weights_come_from_pretrained_folders_as_safetensors_only() -> None:
 
 def test_only_the_child_process_is_started_and_by_a_list_of_words() -> None:
     starts = [(path.name, call) for path in CODE for name, call in calls(path) if name.startswith(STARTS)]
-    assert {name for name, _ in starts} == {"child.py"} and all(isinstance(call.args[0], ast.List) for _, call in starts)
+    assert {name for name, _ in starts} == {"process.py"} and all(isinstance(call.args[0], ast.List) for _, call in starts)

@@ -9,6 +9,7 @@ import { addMonitor, isTrainNode, showRun } from "./lib/monitor.js";
 import { notify } from "./lib/notice.js";
 import { addPromptEditor } from "./lib/prompt_editor.js";
 import { makeServer } from "./lib/server.js";
+import { makeStandby } from "./lib/standby.js";
 import { addUpload } from "./lib/upload.js";
 
 const COPY_SECONDS = 3;
@@ -18,12 +19,16 @@ const NODES = { DatasetBucket: addUpload, ValidationConfig: addPromptEditor };
 
 const server = makeServer(api);
 const feeds = makeFeeds(server);
+const standby = makeStandby(api, server);
 const context = { app, server, feeds };
 
 app.registerExtension({
   name: "flux-lora-studio",
   nodeCreated(node) {
-    if (isTrainNode(node)) addMonitor(node, context);
+    if (isTrainNode(node)) {
+      addMonitor(node, context);
+      standby.wish();
+    }
     NODES[node.comfyClass]?.(node, context);
   },
   async setup() {
@@ -47,7 +52,10 @@ app.registerExtension({
       feeds.revive(detail.run_id);
       history.changed();
       if (detail.state === "running") begun.add(detail.run_id);
-      else if (begun.delete(detail.run_id) && detail.state === "finished") announce(detail.run_id, history);
+      else if (begun.delete(detail.run_id)) {
+        standby.wish();
+        if (detail.state === "finished") announce(detail.run_id, history);
+      }
     });
   },
 });

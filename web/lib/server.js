@@ -19,6 +19,7 @@ export function makeServer(api) {
     ask: (id, command, prompt) => send(`${run(id)}/ask`, prompt ? { command, prompt } : { command }),
     offer: (id, name, checkpoint) => send(`${run(id)}/offer`, { name, checkpoint }),
     remove: (id) => ask(run(id), { method: "DELETE", headers: json }),
+    standby: () => send("standby", {}),
     upload: (name, form) => ask(`datasets?name=${encodeURIComponent(name)}`, { method: "POST", body: form }),
   };
 }
