@@ -32,6 +32,7 @@ LIGHT = {
     "filelock",
     "folder_paths",
     "numpy",
+    "psutil",  # ComfyUI has it
     "pydantic",
 } | sys.stdlib_module_names
 DATA_DIR = PACK_ROOT / "trainer_core" / "data"
@@ -59,6 +60,7 @@ CONTRACT = {
     "trainer_core.runs",
     "trainer_core.saved",
     "trainer_core.specs",
+    "trainer_core.standby",
     "trainer_core.writing",
     *(f"trainer_core.specs.{path.stem}" for path in (PACK_ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
 }

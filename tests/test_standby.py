@@ -72,6 +72,7 @@ def test_one_waits_and_one_that_is_dead_or_has_other_variables_is_replaced(place
     assert place.prepare() == place.prepare() == standby.LOADING
     [first] = waiting()
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("HF_TOKEN", "not its business")
     place.prepare()
     [second] = waiting()
     assert second.pid != first.pid
@@ -79,7 +80,7 @@ def test_one_waits_and_one_that_is_dead_or_has_other_variables_is_replaced(place
     wait_until(lambda: not waiting())
     place.prepare()
     [third] = waiting()
-    assert third.environ()["OMP_NUM_THREADS"] == "3"
+    assert third.environ()["OMP_NUM_THREADS"] == "3" and "HF_TOKEN" not in third.environ()
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     assert take(place, tmp_path, WORDS) is None and not waiting()
     assert take(place, tmp_path, WORDS) is None

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from comfy_server import Server
 from graphs import EXAMPLE
 from pages import PATIENCE, STEPS, Comfy, open_page
+from test_waiting import trainers
 
 GUIDER_TEXT = """() => app.graph.nodes.find(node => node.type === 'AdaptiveGuider')
     .widgets.find(widget => widget.name === 'guidance_report')?.element.textContent"""
@@ -27,7 +29,13 @@ def comfy(browser: Any, server: Server) -> Iterator[Comfy]:
 
 
 @pytest.fixture(scope="module")
-def stopped(comfy: Comfy, server: Server) -> int:
+def waiting(comfy: Comfy, server: Server) -> int:
+    """The process that waits since the graph is on the canvas."""
+    return wait_for_one(server)
+
+
+@pytest.fixture(scope="module")
+def stopped(comfy: Comfy, server: Server, waiting: int) -> int:
     """The example run until its curve begins, then stopped by the button; the step it had."""
     comfy.page.evaluate("app.graph.add(LiteGraph.createNode('LoraLoaderModelOnly'))")
     comfy.run()
@@ -61,6 +69,23 @@ def test_stop_by_the_button_saves_and_shows_no_error(comfy: Comfy, server: Serve
     assert [path.name for path in (run_dir / "checkpoints").iterdir()] == [f"step-{stopped:08d}"]
     assert f"Everything up to step {stopped} is saved" in comfy.monitor.inner_text()
     assert comfy.page.locator(".p-dialog").count() == 0
+
+
+def test_a_trainer_waits_while_the_graph_is_looked_at_and_again_after_each_run(
+    comfy: Comfy, server: Server, waiting: int, finished: str
+) -> None:
+    first, second = (event["pid"] for event in events_of(server, finished, "started"))
+    assert first == waiting
+    assert wait_for_one(server) not in (first, second)
+
+
+def wait_for_one(server: Server) -> int:
+    """The one trainer that there is."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not (found := trainers(server)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (process,) = found
+    return process.pid
 
 
 def test_after_a_reload_the_node_knows_its_run_and_goes_on_at_its_step(server: Server, stopped: int, finished: str) -> None:

@@ -48,6 +48,7 @@ def wait_until_ready(server: Server) -> None:
 
 
 def trainers(server: Server) -> list[psutil.Process]:
+    """Those that wait, those that train, and any other that the nodes have started."""
     children = psutil.Process(server.process.pid).children()
     return [child for child in children if any(word.startswith("trainer_core") for word in child.cmdline())]
 
