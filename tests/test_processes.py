@@ -7,12 +7,14 @@ The first of two processes is this one, which saves the imports of one more. `be
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import torch
+from late import come_late
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -21,6 +23,7 @@ from trainer_core.commands import SAVE, STOP
 from trainer_core.data.shares import Share, most_together, parts_of
 from trainer_core.errors import JobError, StopRequested
 from trainer_core.events import EventReader
+from trainer_core.helpers import with_helpers
 from trainer_core.job import TrainJob
 from trainer_core.job_file import parse_job
 from trainer_core.launch import launch, one_of
@@ -183,6 +186,12 @@ def test_two_processes_obey_together_and_when_one_is_killed_all_steps_are_saved(
 
 def is_helper(process: psutil.Process) -> bool:
     return any("spawn_main" in word for word in process.cmdline())
+
+
+def test_who_waits_waits_for_the_last(tmp_path):
+    with with_helpers(2, "cpu", partial(come_late, tmp_path / "there")) as group:
+        group.wait()
+        assert (tmp_path / "there").exists()
 
 
 def test_more_processes_than_samples_are_refused_with_the_mend(pictures, tmp_path, cache):

@@ -71,8 +71,8 @@ class Group:
         return json.loads(told.numpy().tobytes())
 
     def wait(self) -> None:
-        """Until all are here."""
-        self.any()
+        """Until all are here. For nothing at all gloo waits for nobody, so there is something to ask."""
+        self.any(False)
 
     @contextmanager
     def one_after_the_first(self) -> Iterator[None]:
