@@ -196,7 +196,7 @@ SHORT: dict[str, Short] = {
     f"{FAULTS} bits --json": Short(f"{FAULTS} bits --places 1 --json", KEPT),
     f"{FAULTS} bits --places 1 --json": Short(f"{FAULTS} bits --places 1 --json", KEPT),
     f"{FAULTS} memory --json": Short(f"{FAULTS} memory --rounds 1 --json", KEPT),
-    f"{FAULTS} memory --rounds 1 --json": Short(f"{FAULTS} memory --rounds 1 --json", KEPT),
+    f"{FAULTS} memory --rounds 3 --json": Short(f"{FAULTS} memory --rounds 1 --json", KEPT),
     f"{FAULTS} soak --steps 20000 --json": Short(f"{FAULTS} soak --steps 400 --json", r'"steps": 400'),
     "python -m tests.fuzz workflow": Short(
         "python -m tests.fuzz workflow --minutes 0.05", r"workflow: \d+ files .* 0 findings"
