@@ -176,7 +176,7 @@ def test_two_processes_obey_together_and_when_one_is_killed_all_steps_are_saved(
     kill = lambda: [child.kill() for child in psutil.Process().children() if is_helper(child)]  # noqa: E731
     meanwhile(run_dir, ("step", lambda: run_dir.ask(SAVE)), ("checkpoint", kill))
     with pytest.raises(ProcessLost, match="another of the 2 processes"):
-        start(shared, tmp_path, cache)
+        start(shared, tmp_path, tmp_path / "cache")  # empty: one encodes the captions, and the other waits for them
     events = list(EventReader(run_dir.events_path).new())
     done = max(event["step"] for event in events if event["event"] == "step")
     assert done in list_steps(run_dir) and done < STEPS

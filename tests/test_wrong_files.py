@@ -1,6 +1,7 @@
 """Of a file that is not what it is given as, one sentence says what it is instead."""
 
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,26 @@ def test_a_truncated_gguf(tmp_path, part):
     path = tmp_path / "cut.gguf"
     path.write_bytes(whole[: int(part * len(whole))])
     assert re.search(r"FILE is not a whole GGUF file \(.*\); download or copy it again", sentence(read_shape, path))
+
+
+NUMBERS, STRINGS, ARRAYS = 5, 8, 9  # types of an array's elements
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "said"),
+    [
+        (NUMBERS, 1 << 53, "arrays of more than"),
+        (NUMBERS, 1 << 20, "reaches behind its end"),
+        (STRINGS, 1 << 20, "ends within its head"),
+        (ARRAYS, 1, "ends within its head"),
+        (99, 1, "unknown type 99"),
+    ],
+)
+def test_a_gguf_that_claims_an_array_that_it_has_not_takes_no_memory(tmp_path, kind, count, said):
+    path = tmp_path / "small.gguf"
+    key = struct.pack("<Q1s", 1, b"a")
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + struct.pack("<IIQ", ARRAYS, kind, count))
+    assert said in sentence(open_tensors, path)
 
 
 def test_a_web_page_under_the_name_of_a_gguf(tmp_path):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import JobError
+from .gguf_header import check_head
 from .tensors import Stored
 
 PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": np.int16}  # BF16 is unknown to numpy
@@ -60,6 +61,7 @@ def open_gguf(path: Path) -> GgufSource:
     except ImportError:
         raise JobError(f"{path} needs the package gguf: pip install gguf, with the Python that runs ComfyUI") from None
     try:
+        check_head(path)
         reader = GGUFReader(path)
         _check_bounds(reader, path.stat().st_size)
         architecture = reader.get_field("general.architecture")
