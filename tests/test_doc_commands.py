@@ -30,10 +30,15 @@ STARTED = {
 }
 
 
+def in_any_size(command: str) -> str:
+    """The command with its numbers left open: a page may take others tomorrow."""
+    return re.sub(r"(?<= )\d+\b", "N", command)
+
+
 def test_each_command_of_the_pages_is_in_the_table_and_the_table_has_no_others() -> None:
-    unknown = [command for command in COMMANDS if command not in SHORT and command not in NOT_RUN]
-    assert not unknown, "say in tests/doc_commands.py how it is run in a small size, or why it is not"
-    assert not (SHORT.keys() | NOT_RUN.keys()) - set(COMMANDS), "no page has these any more"
+    told, known = {in_any_size(command) for command in COMMANDS}, {in_any_size(command) for command in (*SHORT, *NOT_RUN)}
+    assert not told - known, "say in tests/doc_commands.py how it is run in a small size, or why it is not"
+    assert not known - told, "no page has these any more"
 
 
 @pytest.mark.parametrize("command", SHORT)
