@@ -85,7 +85,7 @@ KEPT = r'"kept": true'
 LAUNCHED = "--num_processes 4 -m trainer_core run job.json"
 TWO = "--num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0 "
 TWO += "-m trainer_core run {out}/job.json --out {out}/runs --json"
-TRAINED = r'"finished": true'
+TRAINED = r'"verified_keys": [1-9]'
 PRETRAIN = "python -m tools.pretrain_pico"
 PICO = " && ".join(
     f"{PRETRAIN}.{part}"

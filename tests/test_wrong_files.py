@@ -192,6 +192,14 @@ def test_a_gguf_that_claims_an_array_that_it_has_not_takes_no_memory(tmp_path, k
     assert said in sentence(open_tensors, path)
 
 
+def test_a_gguf_s_single_number_has_no_rows(tmp_path):
+    path = tmp_path / "small.gguf"
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q1sIIQ", 1, b"a", 0, 1, 0)
+    path.write_bytes(head + bytes(-len(head) % 32) + bytes(2))
+    assert open_tensors(path).read("a").shape == ()
+    assert "'a' is a single number and has no rows" in sentence(lambda path: open_tensors(path).read("a", (0, 1)), path)
+
+
 def test_a_web_page_under_the_name_of_a_gguf(tmp_path):
     path = tmp_path / "flux.gguf"
     path.write_bytes(b"<!DOCTYPE html>")

@@ -36,6 +36,8 @@ class GgufSource:
         from gguf.quants import dequantize
 
         stored, found = self.entries[name], self.tensors[name]
+        if rows is not None and not stored.shape:
+            raise JobError(f"{self.path}: {name!r} is a single number and has no rows; download or copy it again")
         flat = tuple(found.data.shape[:1]) != stored.shape[:1]  # reshaped when it was written: its rows are not ours
         data = found.data if rows is None or flat else found.data[rows[0] : rows[1]]
         if stored.dtype in PLAIN:
