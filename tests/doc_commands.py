@@ -183,6 +183,9 @@ SHORT: dict[str, Short] = {
     "python -m benchmarks.encoding --vae tiny": Short(
         "python -m benchmarks.encoding --vae tiny --rounds 1", says="of the bare loop"
     ),
+    "python -m benchmarks.equal_time --steps 200 --json": Short(
+        "python -m benchmarks.equal_time --steps 10 --pixels 64 --json", says=r'"loss_after_equal_time": 0\.\d'
+    ),
     "python -m benchmarks.loading": Short("python -m benchmarks.loading --steps 2", says="wait_share"),
     "python -m benchmarks.lora_tools --json": Short("python -m benchmarks.lora_tools --json", says="extract to rank 16"),
     "python -m benchmarks.scale --steps 50": Short("python -m benchmarks.scale --steps 2", says="largest difference"),
