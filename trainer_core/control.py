@@ -5,16 +5,15 @@ wherever it comes, stays in force once it is wished for. A second Ctrl-C is Pyth
 """
 
 import math
-import os
 import signal
 import threading
 import time
 from collections import deque
 
 from .commands import STOP, Command
+from .lifeline import wait_for_the_end
 from .run_dir import RunDir
 
-STDIN = 0
 LOOK_SECONDS = 0.05  # between two looks at the disk, however often it is asked
 
 
@@ -56,9 +55,8 @@ class Control:
     def watch_stdin(self) -> None:
         """The end of standard input asks to stop: a parent that holds the other end of the pipe has died."""
 
-        def read_to_end() -> None:
-            while os.read(STDIN, 4096):  # not sys.stdin: its lock, held here, would abort the interpreter's shutdown
-                pass
+        def wait() -> None:
+            wait_for_the_end()
             self._stop.set()
 
-        threading.Thread(target=read_to_end, daemon=True).start()
+        threading.Thread(target=wait, daemon=True).start()
