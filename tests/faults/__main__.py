@@ -6,6 +6,7 @@ Exit code 0 where every promise was kept, else 1.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,7 +33,8 @@ def bits(args: argparse.Namespace, folder: Path) -> Report:
     from .bits import SMALL, damage_all
     from .harmed import make_straight
 
-    return damage_all(make_straight(folder, **SMALL), args.places, args.seed)
+    first, step = map(int, args.part.split("/"))
+    return damage_all(make_straight(folder, **SMALL), args.places, args.seed, (first, step))
 
 
 def disk(args: argparse.Namespace, folder: Path) -> Report:
@@ -74,12 +76,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100, help="how many processes are killed (default: 100)")
     parser.add_argument("--comfy", action="store_true", help="kill a real ComfyUI, its trainer, or both")
     parser.add_argument("--places", type=int, default=20, help="of bits: in each file (default: 20)")
+    parser.add_argument("--part", default="1/1", help="of bits: 2/4 takes every fourth file from the second on (default: all)")
     parser.add_argument("--disks", type=int, default=24, help="of disk: how many fill up (default: 24)")
     parser.add_argument("--rounds", type=int, default=4, help="of memory: how often each stage is starved (default: 4)")
     parser.add_argument("--steps", type=int, default=20_000, help="of soak (default: 20000)")
     parser.add_argument("--seed", type=int, default=0, help="of moments and places (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the JSON on one line")
     args = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # bits tells what it has done
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         report = DEEDS[args.deed](args, Path(folder))
     print(json.dumps(report, indent=None if args.json else 2, ensure_ascii=False))
