@@ -158,6 +158,7 @@ SHORT: dict[str, Short] = {
     ),
     "pytest tests/test_maths.py": Short("pytest tests/test_maths.py", says=r"\d+ passed"),
     "pytest -m gpu": Short("pytest -m gpu tests/test_gpu.py", says=r"1 (passed|skipped)"),
+    "pytest -m gpu tests/test_standby.py": Short("pytest -m gpu tests/test_standby.py", says=r"1 (passed|skipped)"),
     "pytest -s tests/test_web.py -k telling": Short("pytest -s tests/test_web.py -k telling", says="1 passed"),
     "FLUX_LORA_SLOW=1 pytest tests/test_docs.py": Short("FLUX_LORA_SLOW=1 pytest tests/test_docs.py", says=r"\d+ passed"),
     "FLUX_LORA_SLOW=1 pytest tests/test_doc_commands.py": Short(

@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from node_files import node_file
 
 from support import job_data
@@ -17,6 +18,7 @@ from trainer_core.standby import READY, TAKEN
 standby = node_file("standby")
 PATIENCE_SECONDS = 120
 WORDS = ["runs", "--json"]
+LEAST_CONTEXT = 64 << 20  # bytes; what CUDA takes for a process before it holds anything is more
 
 
 def waiting() -> list[psutil.Process]:
@@ -115,3 +117,13 @@ def test_what_one_said_that_died_by_itself_is_told(place, tmp_path, monkeypatch,
     place.prepare()
     wait_until(lambda: "the trainer that waited has died (exit code 1)" in caplog.text)
     assert "about to fail" in caplog.text and "OSError: no such library" in caplog.text
+
+
+@pytest.mark.gpu
+def test_one_that_waits_holds_nothing_on_a_card(place):
+    if not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA card; docs/security.md says that it was not measured")
+    free, _ = torch.cuda.mem_get_info()
+    place.prepare()
+    wait_until(lambda: place.prepare() == standby.IS_READY)
+    assert free - torch.cuda.mem_get_info()[0] < LEAST_CONTEXT
