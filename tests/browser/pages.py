@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,3 +193,11 @@ def note(comfy: Comfy, text: str) -> None:
     """Errors of ComfyUI itself are not ours."""
     if f"/extensions/{PACK_NAME}/" in text or "/flux_lora/" in text:
         comfy.errors.append(text)
+
+
+def wait_until_gone(path: Path) -> None:
+    """A folder that the page no longer lists is still being emptied."""
+    deadline = time.monotonic() + PATIENCE / 1000
+    while path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not path.exists()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from comfy_server import PACK_ROOT, Server
-from pages import PATIENCE, Comfy, open_page
+from pages import PATIENCE, Comfy, open_page, wait_until_gone
 from test_scenario import events_of
 
 PICTURES = PACK_ROOT / "trainer_core" / "pico" / "demo" / "pictures"
@@ -208,7 +208,7 @@ def test_a_run_is_deleted_after_a_question_and_no_longer_compared(second: Comfy,
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     page.locator(".fls-runs li", has_text="other").wait_for(state="detached", timeout=PATIENCE)
-    assert not (comfyui.runs_dir / "other-1").exists()
+    wait_until_gone(comfyui.runs_dir / "other-1")
     assert page.locator(".fls-list .fls-line").count() == 0
 
 

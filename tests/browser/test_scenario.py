@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from comfy_server import Server
 from graphs import EXAMPLE
-from pages import PATIENCE, STEPS, Comfy, open_page
+from pages import PATIENCE, STEPS, Comfy, open_page, wait_until_gone
 from test_waiting import trainers
 
 GUIDER_TEXT = """() => app.graph.nodes.find(node => node.type === 'AdaptiveGuider')
@@ -150,7 +150,7 @@ def test_the_history_lists_compares_copies_and_deletes(comfy: Comfy, server: Ser
     page.get_by_role("button", name="Delete…").click()
     page.locator(".p-dialog").get_by_role("button", name="Delete").click()
     page.locator(".fls-list").wait_for(timeout=PATIENCE)
-    assert not (server.runs_dir / finished).exists()
+    wait_until_gone(server.runs_dir / finished)
     row.wait_for(state="detached", timeout=PATIENCE)
 
 
