@@ -24,4 +24,4 @@ with Threads(1) as threads:
 def test_a_thread_without_room_is_refused_where_it_would_begin():
     words = [sys.executable, "-c", WITHOUT_MEMORY]
     told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert told == "no 32 MB for another thread\n"
+    assert told == "there are no 32 MB of memory for another thread; close other programs that use it\n"

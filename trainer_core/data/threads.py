@@ -26,4 +26,6 @@ def _ask_for(size: int) -> None:
     try:
         mmap.mmap(-1, size).close()
     except OSError as error:
-        raise MemoryError(f"no {size >> 20} MB for another thread") from error
+        raise MemoryError(
+            f"there are no {size >> 20} MB of memory for another thread; close other programs that use it"
+        ) from error
