@@ -58,7 +58,7 @@ def damage_all(straight: Harmed, places: int, seed: int, part: tuple[int, int] =
         "by_file": {kind: dict(outcomes) for kind, outcomes in sorted(counts.items())},
         "problems": problems,
         "seconds": round(time.monotonic() - began, 1),
-        "kept": not problems,
+        "kept": is_whole and not problems,
     }
 
 
