@@ -39,8 +39,8 @@ def test_runs_that_are_killed_anywhere_end_as_if_nothing_had_happened(straight):
 
 
 def test_a_finished_run_whose_files_are_damaged_is_finished_once_more(straight):
-    """The LoRA, the result, a tensor of the newest checkpoint, a number of the one before, the cache, pictures and the job, all
-    at once."""
+    """The LoRA, the result, a tensor of the newest checkpoint, a number of the one before, the cache, pictures, the job and the
+    first event, all at once."""
     harmed, dice = straight.beside("damaged"), random.Random(3)
     shutil.copytree(straight.out, harmed.out)
     run = harmed.run_dir
@@ -52,6 +52,7 @@ def test_a_finished_run_whose_files_are_damaged_is_finished_once_more(straight):
     state = before / "state.json"
     state.write_text(state.read_text().replace('"loss": 0', '"loss": 9', 1))
     run.job_path.write_text(run.job_path.read_text().replace('"seed": 42', '"seed": 43'))
+    run.events_path.write_bytes(b"?" + run.events_path.read_bytes()[1:])  # a LoRA tells the day that it had
     assert finish(harmed, by_folder=True) == 0, said(harmed)
     assert not differences(harmed, straight)
     told = [event["message"] for event in EventReader(run.events_path).new() if event["event"] == "warning"]

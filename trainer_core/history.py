@@ -60,7 +60,8 @@ class RouteTotal:
 
 @dataclass
 class History:
-    """`losses` has one entry a step done, so its length is the step. `thumbnail` is of the newest pictures that were due."""
+    """`losses` has one entry a step done, so its length is the step. `thumbnail` is of the newest pictures that were due;
+    `started` is the day that the run began on, which its LoRA files tell (modelspec.py)."""
 
     losses: list[float] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
@@ -68,6 +69,7 @@ class History:
     routes: list[RouteTotal] = field(default_factory=list)
     scores: list[PictureScore] = field(default_factory=list)
     thumbnail: str = ""
+    started: str = ""
 
     @property
     def step(self) -> int:
@@ -139,5 +141,6 @@ class History:
             interval=Interval(**data["interval"]),
             routes=[RouteTotal(**entry) for entry in data["routes"]],
             scores=[PictureScore(**entry) for entry in data["scores"]],
-            thumbnail=data.get("thumbnail", ""),  # runs of earlier versions have none
+            thumbnail=data.get("thumbnail", ""),  # runs of earlier versions have neither
+            started=data.get("started", ""),
         )

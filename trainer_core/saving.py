@@ -8,7 +8,7 @@ from .adapter.lora_file import SAVE_DTYPES, adapter_tensors, export_lora, lora_m
 from .adapter.verify import IDLE, changes_nothing, verify_lora
 from .checkpoint import save_checkpoint
 from .context import RunContext
-from .modelspec import started_on, thumbnail_of
+from .modelspec import thumbnail_of
 from .run_dir import RunDir
 from .saved import LORA_DIR, checkpoint_dir
 from .setup import Setup
@@ -65,7 +65,7 @@ def export_all(setup: Setup, trainee: Trainee, folder: Path, context: RunContext
         setup.flavour,
         context.run_dir.run_id,
         trainee.history.step,
-        started=started_on(context.run_dir),
+        started=trainee.history.started,
         thumbnail=thumbnail,
     )
     names = {setup.job.name: False} | ({f"{setup.job.name}-ema": True} if trainee.ema is not None else {})

@@ -28,6 +28,7 @@ from .flux.recompute import recompute_layers
 from .flux.routing import TokenRouter
 from .flux.shard import check_sharing, share_out, stays_until_shared
 from .history import History
+from .modelspec import started_on
 from .optimizers import averaged, make_optimizer
 from .setup import Setup
 from .specs.base import BaseModelSpec
@@ -119,6 +120,7 @@ def build_trainee(setup: Setup, context: RunContext) -> Trainee:
     ema = Ema(parameters, training.ema_decay, training.ema_update_interval) if training.use_ema else None
     with context.group.one_after_the_first():  # who finds a damaged checkpoint sets it aside
         history = restore_latest(context.run_dir.checkpoints_dir, parameters, optimizer, ema)
+    history.started = history.started or started_on(context.run_dir)
     context.group.check_alike("what they start from", [torch.tensor([history.step]), *parameters.values()])
     if history.step > setup.num_steps:
         raise JobError(f"{history.step} steps are trained already, the job has {setup.num_steps}; give it at least as many")

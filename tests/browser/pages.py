@@ -88,11 +88,9 @@ class Comfy:
     def open_template(self, title: str, **training: Any) -> None:
         """The same with that workflow, out of the templates browser of the frontend that ComfyUI 0.3.64 ships."""
         self.page.evaluate("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        self.page.get_by_role("option", name=PACK_NAME).click(timeout=PATIENCE)
-        self.page.locator(".p-dialog").get_by_text(title, exact=True).first.click(timeout=PATIENCE)
-        self.page.wait_for_function(
-            "title => app.extensionManager.workflow.activeWorkflow?.filename === title", arg=title, timeout=PATIENCE
-        )
+        self.page.get_by_role("option", name=PACK_NAME).click()
+        self.page.locator(".p-dialog").get_by_text(title, exact=True).first.click()
+        self.page.wait_for_function("title => app.extensionManager.workflow.activeWorkflow?.filename === title", arg=title)
         self.shorten(**training)
 
     def shorten(self, **training: Any) -> None:
@@ -120,11 +118,11 @@ class Comfy:
 
     def wait_for_dots(self, more_than: int) -> int:
         script = "count => (document.querySelector('.fls-node .fls-dots')?.getAttribute('d').match(/M/g) ?? []).length > count"
-        self.page.wait_for_function(script, arg=more_than, timeout=PATIENCE)
+        self.page.wait_for_function(script, arg=more_than)
         return self.dots()
 
     def wait_for_headline(self, text: str) -> None:
-        self.monitor.locator(".fls-headline", has_text=text).wait_for(timeout=PATIENCE)
+        self.monitor.locator(".fls-headline", has_text=text).wait_for()
 
     def property(self) -> str:
         """The run that the node remembers."""
@@ -141,6 +139,15 @@ class Comfy:
             button.click()
         else:
             self.page.mouse.click(*self.page.evaluate(WIDGET, [node_type, label]))
+
+    def click(self, name: str) -> None:
+        """Click a button of the monitor, and again where it went amiss: what appears above or below moves a button, and a busy
+        machine takes long between the pointer's going down and its coming up."""
+        button = self.monitor.get_by_role("button", name=name, exact=True).element_handle()
+        button.evaluate("button => button.addEventListener('click', () => { button.dataset.isClicked = 'true' })")
+        while button.evaluate("button => button.dataset.isClicked") is None:
+            button.click()
+        button.evaluate("button => { delete button.dataset.isClicked }")
 
     def drop(self, node_type: str, files: list[Path]) -> None:
         """Drop files from the desktop onto the node of that type, as the browser tells of it: over it first, then let go."""
@@ -177,6 +184,7 @@ def open_page(browser: Any, server: Server, **settings: Any) -> Comfy:
 def attend(page: Any, url: str) -> Comfy:
     """Open ComfyUI in a new page, and note from now on what goes wrong in it."""
     comfy = Comfy(page)
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: note(comfy, f"{error}\n{error.stack}"))
     page.on("console", lambda message: note(comfy, f"{message.text} {message.location}") if message.type == "error" else None)
     page.goto(url)
@@ -185,8 +193,8 @@ def attend(page: Any, url: str) -> Comfy:
 
 
 def wait_until_ready(page: Any) -> None:
-    page.wait_for_function("() => window.app?.vueAppReady && window.app.graph", timeout=PATIENCE)
-    page.wait_for_function("() => app.graph.nodes !== undefined", timeout=PATIENCE)
+    page.wait_for_function("() => window.app?.vueAppReady && window.app.graph")
+    page.wait_for_function("() => app.graph.nodes !== undefined")
 
 
 def note(comfy: Comfy, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from comfy_server import PACK_ROOT, Server
-from pages import PATIENCE, Comfy, open_page, wait_until_gone
+from pages import Comfy, open_page, wait_until_gone
 from test_scenario import events_of
 
 PICTURES = PACK_ROOT / "trainer_core" / "pico" / "demo" / "pictures"
@@ -21,6 +21,10 @@ STEPS = 2000  # it is not to come to its end
 PROMPT = "a red ball, seen by nobody"
 READABLE = 4.5  # contrast of text, as WCAG 2.1 AA wants it
 ACTIVE = "() => { const one = document.activeElement; return one.getAttribute('aria-label') ?? one.textContent; }"
+REMEMBERS = """note => {
+  const said = () => { note.dataset.said = note.textContent || note.dataset.said; };
+  new MutationObserver(said).observe(note, {childList: true});
+}"""  # the note says it for six seconds
 CONTRASTS = """selector => {
   const canvas = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
   const paint = colour => { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); };
@@ -77,7 +81,7 @@ def test_a_zip_dropped_on_the_node_becomes_its_folder(first: Comfy, comfyui: Ser
     was = first.value("DatasetBucket", "folder")
     first.show("DatasetBucket")
     first.drop("DatasetBucket", [tmp_path / "two pictures.zip"])
-    first.page.get_by_text("2 pictures in two pictures").first.wait_for(timeout=PATIENCE)
+    first.page.get_by_text("2 pictures in two pictures").first.wait_for()
     assert first.value("DatasetBucket", "folder") == "two pictures"
     assert {path.name for path in (comfyui.base_dir / "input" / "two pictures").iterdir()} == set(names)
     first.set("DatasetBucket", folder=was)
@@ -88,7 +92,7 @@ def test_pictures_chosen_by_the_button_become_the_node_s_folder(first: Comfy, co
     with first.page.expect_file_chooser() as chosen:
         first.press("DatasetBucket", "Upload pictures or a zip")
     chosen.value.set_files([PICTURES / "02_sailboat.png", PICTURES / "02_sailboat.txt"])
-    first.page.get_by_text("1 picture in pictures").first.wait_for(timeout=PATIENCE)
+    first.page.get_by_text("1 picture in pictures").first.wait_for()
     folder = comfyui.base_dir / "input" / first.value("DatasetBucket", "folder")
     assert {path.name for path in folder.iterdir()} == {"02_sailboat.png", "02_sailboat.txt"}
     first.set("DatasetBucket", folder=was)
@@ -126,7 +130,7 @@ def test_a_typed_prompt_is_pictured_while_the_run_waits(first: Comfy, second: Co
     first.page.keyboard.press("Enter")
     for tab in (first, second):
         card = tab.monitor.locator(".fls-card", has_text=PROMPT)
-        card.wait_for(timeout=PATIENCE)
+        card.wait_for()
         card.locator("img").evaluate("image => image.decode()")
     assert first.page.evaluate("app.graph.nodes.length") == before
     assert not any(one.is_visible() for one in first.page.get_by_alt_text("Live sampling preview").all())  # the card shows it
@@ -137,7 +141,7 @@ def test_a_typed_prompt_is_pictured_while_the_run_waits(first: Comfy, second: Co
 
 def test_what_waits_in_one_tab_is_gone_on_with_from_the_other(first: Comfy, second: Comfy, comfyui: Server) -> None:
     paused = second.dots()
-    second.monitor.get_by_role("button", name="Continue").click()
+    second.click("Continue")
     assert first.wait_for_dots(paused) > paused
     for tab in (first, second):
         tab.wait_for_headline("Training")
@@ -149,11 +153,12 @@ def test_save_now_makes_a_checkpoint_that_the_log_tells_of(first: Comfy, comfyui
     known = {event["step"] for event in events_of(comfyui, first.property(), "checkpoint")}
     first.monitor.locator("summary").focus()
     first.page.keyboard.press("Enter")
-    first.monitor.get_by_role("button", name="Save now").click()
-    first.monitor.get_by_text("Asked to save after this step.").wait_for()
+    first.monitor.locator(".fls-note").evaluate(REMEMBERS)
+    first.click("Save now")
+    first.monitor.locator(".fls-note[data-said='Asked to save after this step.']").wait_for(state="attached")
     told = re.compile(rf"step (?!({'|'.join(map(str, known))}):)\d+: saved")
     line = first.monitor.locator(".fls-lines li", has_text=told).first
-    line.wait_for(timeout=PATIENCE)
+    line.wait_for()
     step = int(re.search(r"step (\d+)", line.inner_text())[1])
     assert (comfyui.runs_dir / first.property() / "checkpoints" / f"step-{step:08d}").is_dir()
 
@@ -186,7 +191,7 @@ def test_the_history_compares_several_runs(second: Comfy, comfyui: Server) -> No
     page.get_by_role("button", name="LoRA runs").click()
     for name in ("pressed", "other"):
         page.get_by_label(f"Compare {name}").check()
-    page.wait_for_function("document.querySelectorAll('.fls-list .fls-line').length === 2", timeout=PATIENCE)
+    page.wait_for_function("document.querySelectorAll('.fls-list .fls-line').length === 2")
     colours = page.locator(".fls-list .fls-line").evaluate_all("lines => lines.map(line => line.style.stroke)")
     boxes = [page.get_by_label(f"Compare {name}").evaluate("box => box.style.accentColor") for name in ("pressed", "other")]
     assert len(set(colours)) == 2 and boxes == colours
@@ -207,7 +212,7 @@ def test_a_run_is_deleted_after_a_question_and_no_longer_compared(second: Comfy,
     assert (comfyui.runs_dir / "other-1").exists()
     page.get_by_role("button", name="Delete…").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete").click()
-    page.locator(".fls-runs li", has_text="other").wait_for(state="detached", timeout=PATIENCE)
+    page.locator(".fls-runs li", has_text="other").wait_for(state="detached")
     wait_until_gone(comfyui.runs_dir / "other-1")
     assert page.locator(".fls-list .fls-line").count() == 0
 
@@ -217,7 +222,7 @@ def test_a_checkpoint_s_lora_is_copied_from_the_history(second: Comfy, comfyui: 
     page.locator(".fls-runs li", has_text="pressed").locator(".fls-run").click()
     kept = sorted((comfyui.runs_dir / second.property() / "checkpoints").iterdir())
     offered = page.get_by_label("Which LoRA").locator("option")
-    offered.nth(len(kept) - 1).wait_for(state="attached", timeout=PATIENCE)
+    offered.nth(len(kept) - 1).wait_for(state="attached")
     assert [f"step-{int(value):08d}" for value in offered.evaluate_all("all => all.map(one => one.value)")] == [
         path.name for path in reversed(kept)
     ]
@@ -226,7 +231,7 @@ def test_a_checkpoint_s_lora_is_copied_from_the_history(second: Comfy, comfyui: 
     page.get_by_role("button", name="Copy LoRA…").click()
     page.get_by_role("dialog").get_by_role("textbox").fill("kept/earliest")
     page.keyboard.press("Enter")
-    page.get_by_text("LoRA copied").first.wait_for(timeout=PATIENCE)
+    page.get_by_text("LoRA copied").first.wait_for()
     [lora] = (kept[0] / "lora").glob("*.safetensors")
     assert (comfyui.output_dir / "loras" / "kept" / "earliest.safetensors").read_bytes() == lora.read_bytes()
 
@@ -246,7 +251,7 @@ def test_the_workflow_of_a_run_opens_and_the_run_goes_on_from_the_history(first:
     page, run_id = second.page, second.property()
     page.evaluate("app.graph.clear()")
     page.get_by_role("button", name="Open workflow").click()
-    page.wait_for_function("id => app.extensionManager.workflow.activeWorkflow?.filename === id", arg=run_id, timeout=PATIENCE)
+    page.wait_for_function("id => app.extensionManager.workflow.activeWorkflow?.filename === id", arg=run_id)
     assert second.property() == run_id and second.value("TrainLoRA", "max_train_steps") == STEPS
     stopped = events_of(comfyui, run_id, "stopped")[-1]["step"]
     page.locator(".fls-page").get_by_role("button", name="Go on").click()
@@ -257,7 +262,7 @@ def test_the_workflow_of_a_run_opens_and_the_run_goes_on_from_the_history(first:
 def test_a_killed_process_is_diagnosed_on_the_node_and_comfyui_stays_up(first: Comfy, comfyui: Server) -> None:
     os.kill(events_of(comfyui, first.property(), "started")[-1]["pid"], signal.SIGKILL)
     first.wait_for_headline("Interrupted")
-    first.monitor.locator(".fls-why", has_text="the system or somebody killed the process").wait_for(timeout=PATIENCE)
+    first.monitor.locator(".fls-why", has_text="the system or somebody killed the process").wait_for()
     assert re.search(r"it goes on from step \d+", first.monitor.inner_text())
     assert first.monitor.get_by_role("button", name="Go on").is_visible()
     first.shot("killed")
@@ -267,7 +272,7 @@ def test_a_killed_process_is_diagnosed_on_the_node_and_comfyui_stays_up(first: C
 def test_a_trained_lora_dropped_on_the_canvas_brings_its_workflow_back(first: Comfy, second: Comfy, comfyui: Server) -> None:
     second.page.evaluate("app.graph.clear()")
     second.drop_at([900, 500], [comfyui.output_dir / "loras" / "kept" / "earliest.safetensors"])
-    second.page.wait_for_function("app.graph.nodes.some(node => node.type === 'TrainLoRA')", timeout=PATIENCE)
+    second.page.wait_for_function("app.graph.nodes.some(node => node.type === 'TrainLoRA')")
     assert second.value("TrainLoRA", "name") == "pressed"
     assert second.page.evaluate("app.graph.nodes.length") == first.page.evaluate("app.graph.nodes.length")
 

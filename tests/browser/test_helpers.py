@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from comfy_server import PACK_ROOT, Server
-from pages import PATIENCE, Comfy, open_page
+from pages import Comfy, open_page
 
 PICTURES = PACK_ROOT / "trainer_core" / "pico" / "demo" / "pictures"
 DROP = """async ([type, files]) => {
@@ -35,7 +35,7 @@ def test_pictures_dropped_on_the_node_become_its_folder(comfy: Comfy, server: Se
     names = ("01_tiger_face.png", "01_tiger_face.txt", "02_sailboat.png")
     files = [[name, as_url(PICTURES / name)] for name in names]
     assert comfy.page.evaluate(DROP, ["DatasetBucket", files]) == [True, True]
-    comfy.page.get_by_text("2 pictures in pictures").first.wait_for(timeout=PATIENCE)
+    comfy.page.get_by_text("2 pictures in pictures").first.wait_for()
     folder = comfy.value("DatasetBucket", "folder")
     assert {path.name for path in (server.base_dir / "input" / folder).iterdir()} == set(names)
 

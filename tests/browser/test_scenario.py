@@ -41,7 +41,7 @@ def stopped(comfy: Comfy, server: Server, waiting: int) -> int:
     comfy.run()
     comfy.wait_for_dots(0)
     comfy.shot("training")
-    comfy.monitor.get_by_role("button", name="Stop and save").click()
+    comfy.click("Stop and save")
     comfy.wait_for_headline("Stopped")
     comfy.shot("stopped")
     return events_of(server, comfy.property(), "stopped")[0]["step"]
@@ -54,11 +54,11 @@ def finished(comfy: Comfy, stopped: int) -> str:
     comfy.show("TrainLoRA")
     comfy.wait_for_headline("Stopped")
     assert comfy.dots() == stopped
-    comfy.monitor.get_by_role("button", name="Go on").click()
+    comfy.click("Go on")
     assert comfy.wait_for_dots(stopped) > stopped
     comfy.shot("goes_on")
     comfy.wait_for_headline("Finished")
-    comfy.page.locator(".fls-notice").wait_for(timeout=PATIENCE)
+    comfy.page.locator(".fls-notice").wait_for()
     comfy.shot("finished")
     return comfy.property()
 
@@ -94,7 +94,7 @@ def test_after_a_reload_the_node_knows_its_run_and_goes_on_at_its_step(server: S
 
 
 def test_the_guider_says_what_it_did_and_its_words_are_not_saved(comfy: Comfy, finished: str) -> None:
-    comfy.page.wait_for_function(GUIDER_TEXT, timeout=PATIENCE)
+    comfy.page.wait_for_function(GUIDER_TEXT)
     first, *steps = comfy.page.evaluate(GUIDER_TEXT).splitlines()
     assert re.fullmatch(r"CFG on in \d of 2 evaluations, \d of 4 predictions saved \(\d+%\)", first)
     assert [line.split("  sigma")[0] for line in steps] == ["step   1", "step   2"]
@@ -104,7 +104,7 @@ def test_the_guider_says_what_it_did_and_its_words_are_not_saved(comfy: Comfy, f
 
 def test_a_new_lora_is_announced_listed_and_leads_to_its_run(comfy: Comfy, finished: str) -> None:
     notice = comfy.page.locator(".fls-notice")
-    notice.wait_for(timeout=PATIENCE)
+    notice.wait_for()
     assert f"{finished}.safetensors" in notice.inner_text()
     listed = "app.graph.nodes.find(node => node.type === 'LoraLoaderModelOnly').widgets[0].options.values"
     assert f"{finished}.safetensors" in comfy.page.evaluate(listed)
@@ -117,7 +117,7 @@ def test_a_new_lora_is_announced_listed_and_leads_to_its_run(comfy: Comfy, finis
 def test_pictures_open_large_and_the_keyboard_goes_through_them(comfy: Comfy, finished: str) -> None:
     page = comfy.page
     card = page.locator(".fls-page .fls-card").first
-    card.wait_for(timeout=PATIENCE)
+    card.wait_for()
     page.wait_for_function("[...document.querySelectorAll('.fls-page .fls-card img')].every(image => image.naturalWidth > 0)")
     card.focus()
     page.keyboard.press("Enter")
@@ -135,7 +135,7 @@ def test_the_history_lists_compares_copies_and_deletes(comfy: Comfy, server: Ser
     page.get_by_role("button", name="Copy LoRA…").click()
     page.locator(".p-dialog input").fill("kept/scenario")
     page.keyboard.press("Enter")
-    page.get_by_text("LoRA copied").first.wait_for(timeout=PATIENCE)
+    page.get_by_text("LoRA copied").first.wait_for()
     assert (server.output_dir / "loras" / "kept" / "scenario.safetensors").exists()
     page.get_by_role("button", name="Back to the runs").click()
     row = page.locator(".fls-runs li").first
@@ -149,9 +149,9 @@ def test_the_history_lists_compares_copies_and_deletes(comfy: Comfy, server: Ser
     assert (server.runs_dir / finished).exists()
     page.get_by_role("button", name="Delete…").click()
     page.locator(".p-dialog").get_by_role("button", name="Delete").click()
-    page.locator(".fls-list").wait_for(timeout=PATIENCE)
+    page.locator(".fls-list").wait_for()
     wait_until_gone(server.runs_dir / finished)
-    row.wait_for(state="detached", timeout=PATIENCE)
+    row.wait_for(state="detached")
 
 
 def test_nothing_overflows_and_nothing_of_ours_has_failed(comfy: Comfy, finished: str) -> None:
@@ -164,12 +164,12 @@ def test_nothing_overflows_and_nothing_of_ours_has_failed(comfy: Comfy, finished
 def test_comfyui_s_model_library_shows_title_trigger_picture_and_resolution(comfy: Comfy, finished: str) -> None:
     page = comfy.page
     page.evaluate("app.extensionManager.command.execute('Workspace.ToggleSidebarTab.model-library')")
-    page.locator(".p-tree-node-content", has_text="loras").first.click(timeout=PATIENCE)
+    page.locator(".p-tree-node-content", has_text="loras").first.click()
     lora = page.locator(".p-tree-node-content", has=page.locator(".model-lib-node-container"))
-    lora.first.wait_for(timeout=PATIENCE)
+    lora.first.wait_for()
     lora.first.hover()
     shown = page.locator(".model_preview")
-    shown.wait_for(timeout=PATIENCE)
+    shown.wait_for()
     assert shown.locator(".model_preview_title").inner_text() == "scenario"
     assert shown.locator(".model_preview_trigger_phrase").inner_text().endswith("ohwx")
     assert "say ohwx, 64x64, " in shown.locator(".model_preview_usage_hint").inner_text()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from comfy_server import Server
 from graphs import EXAMPLES
-from pages import PATIENCE, Comfy, open_page
+from pages import Comfy, open_page
 
 FIRST = "Train a LoRA and test it"  # test_scenario.py goes through it, and further
 STEPS = 150  # the page of a busy machine is some steps behind the run that it is to stop
@@ -34,16 +34,16 @@ def test_a_template_runs_stops_goes_on_and_shows_its_pictures(comfy: Comfy, serv
     comfy.run()
     comfy.wait_for_dots(0)
     comfy.shot(f"{name}, 1 training")
-    comfy.monitor.get_by_role("button", name="Stop and save").click()
+    comfy.click("Stop and save")
     comfy.wait_for_headline("Stopped")
     assert 0 < (stopped := comfy.dots()) < STEPS
     comfy.shot(f"{name}, 2 stopped")
-    comfy.monitor.get_by_role("button", name="Go on").click()
+    comfy.click("Go on")
     assert comfy.wait_for_dots(stopped) > stopped
     comfy.wait_for_headline("Finished")
     comfy.shot(f"{name}, 3 finished")
     pictured = comfy.page.evaluate("kinds => app.graph.nodes.filter(node => kinds.includes(node.type)).length", SHOWN)
-    comfy.page.wait_for_function(f"([kinds, count]) => ({NUM_SHOWN})(kinds) === count", arg=[SHOWN, pictured], timeout=PATIENCE)
+    comfy.page.wait_for_function(f"([kinds, count]) => ({NUM_SHOWN})(kinds) === count", arg=[SHOWN, pictured])
     comfy.show("SaveImage" if comfy.has("SaveImage") else "PreviewImage")
     comfy.page.wait_for_timeout(1000)  # the picture is fetched and drawn
     comfy.shot(f"{name}, 4 pictures")
