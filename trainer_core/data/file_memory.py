@@ -9,7 +9,6 @@ depends on it: where it is damaged it is made anew, where it cannot be written t
 import logging
 import os
 import sqlite3
-import threading
 import time
 import zlib
 from collections import deque
@@ -20,9 +19,9 @@ from pathlib import Path
 
 import PIL
 
-from .facts import Unreadable, look_at
 from .find import Found
-from .sample import Facts, Reject
+from .lookers import Lookers
+from .sample import Facts
 from .threads import Threads
 from .uncollected import uncollected
 
@@ -190,20 +189,19 @@ def _looks(files: Sequence[Found]) -> Iterator[list[tuple[Found, Facts | str, bo
     """Each file with what was learned of it and whether that lasts, in their order; nothing now and then, so that whoever waits
     may leave.
 
-    By a few threads, as reading, digests and decoding hold no interpreter lock.
+    By a few threads, as reading, digests and decoding hold no interpreter lock, and where there are many files by processes.
     """
     waiting: deque[Future] = deque()
-    left = threading.Event()
-    with Threads(THREADS) as pool:
+    with Lookers((file.stamp[0] for file in files), THREADS) as lookers, Threads(THREADS) as pool:
         try:
             for start in range(0, len(files), AT_ONCE):
-                waiting.append(pool.submit(_look_at_each, files[start : start + AT_ONCE], left))
+                waiting.append(pool.submit(_look_at_each, files[start : start + AT_ONCE], lookers))
                 if len(waiting) > 2 * THREADS:
                     yield from _when_done(waiting.popleft())
             while waiting:
                 yield from _when_done(waiting.popleft())
         finally:
-            left.set()
+            lookers.leave()
             for future in waiting:
                 future.cancel()
 
@@ -214,13 +212,7 @@ def _when_done(future: Future) -> Iterator[list[tuple[Found, Facts | str, bool]]
     yield future.result()
 
 
-def _look_at_each(files: Sequence[Found], left: threading.Event) -> list[tuple[Found, Facts | str, bool]]:
+def _look_at_each(files: Sequence[Found], lookers: Lookers) -> list[tuple[Found, Facts | str, bool]]:
     """Of each file, as long as somebody waits for it."""
-    return [(file, *_look(file)) for file in files if not left.is_set()]
-
-
-def _look(file: Found) -> tuple[Facts | str, bool]:
-    try:
-        return look_at(file.path), True
-    except Reject as reject:
-        return str(reject), not isinstance(reject, Unreadable)
+    told = lookers.look_at_each([(file.file, file.stamp[0]) for file in files])
+    return [(file, *one) for file, one in zip(files, told, strict=False)]
