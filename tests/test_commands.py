@@ -24,6 +24,16 @@ def test_commands_in_a_row_are_all_taken_in_their_order(tmp_path):
     assert control() and control.next() == make_command("sample") and not list(tmp_path.iterdir())
 
 
+def test_commands_stay_in_their_order_when_the_clock_is_set_back(tmp_path):
+    run_dir = RunDir(tmp_path)
+    run_dir.ask("pause")
+    [waiting] = tmp_path.iterdir()
+    waiting.rename(tmp_path / f"control-{time.time_ns() + 3600 * 10**9:020d}-abcdef.json")  # an hour from now
+    run_dir.ask("save")
+    run_dir.ask("continue")
+    assert [command.name for command in run_dir.take_commands()] == ["pause", "save", "continue"]
+
+
 def test_a_control_file_by_other_hands_is_read_and_one_that_is_none_is_passed_over(tmp_path, caplog):
     write_json(tmp_path / "control.json", {"command": "save"})
     assert RunDir(tmp_path).take_commands() == [make_command("save")]

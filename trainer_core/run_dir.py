@@ -285,7 +285,9 @@ class RunDir:
         """Tell the running process, which obeys within a step: one of COMMANDS, with sample a prompt to picture instead of the
         job's own. Several are obeyed in their order. JobError where that is no command. Writes the disk."""
         command = make_command(name, prompt)
-        write_json(self.root / f"control-{time.time_ns():020d}-{uuid.uuid4().hex[:6]}.json", command.to_json())
+        waiting = [int(path.name.split("-")[1]) for path in self.root.glob(f"control-{'[0-9]' * 20}-*.json")]
+        number = max([time.time_ns(), *(one + 1 for one in waiting)])  # the clock may have been set back since
+        write_json(self.root / f"control-{number:020d}-{uuid.uuid4().hex[:6]}.json", command.to_json())
 
     def take_commands(self) -> list[Command]:
         """The commands that wait, the oldest first, removing them; what is none is passed over with a warning. Touches the
