@@ -12,7 +12,7 @@ from trainer_core.errors import JobError
 from trainer_core.graph_parts import imported as handed_on
 from trainer_core.importers.simpletuner import ALIASES, OPTIONS, Imported, import_config
 from trainer_core.importers.simpletuner_draft import IDLE, OTHERWISE, REFUSED, TAKEN, UNKNOWN, describe
-from trainer_core.importers.simpletuner_files import ENV_NAMES
+from trainer_core.importers.simpletuner_files import ENV_NAMES, Place
 from trainer_core.importers.simpletuner_model import Swaps
 
 HOOK = {"webhook_type": "discord", "webhook_url": "https://example.org/secret", "message_prefix": "me"}
@@ -118,3 +118,11 @@ def test_the_home_of_nobody_in_a_configuration_is_an_error_in_words(tmp_path: Pa
     assert done.code == 2 and "the home of nobody" in done.stderr
     with pytest.raises(JobError, match="the home of nobody"):
         import_config(Path("~nobody-here/config.json"))
+
+
+@pytest.mark.parametrize(
+    ("path", "problem"), [("1" * 300, "is too long to be a path"), ("a\0b", "has control characters in it")]
+)
+def test_what_can_be_no_path_is_an_error_in_words(path: str, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=problem):
+        Place(tmp_path / "config.json").find(path)

@@ -172,6 +172,13 @@ def test_a_truncated_gguf(tmp_path, part):
     assert re.search(r"FILE is not a whole GGUF file \(.*\); download or copy it again", sentence(read_shape, path))
 
 
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_a_gguf_with_an_empty_tensor(tmp_path, kind):
+    """Fuzzing found it: the package reads such a file, and falls over the tensor."""
+    path = write_gguf(tmp_path / "empty.gguf", {"none": torch.zeros(0, 32)}, kind)
+    assert "FILE is not a whole GGUF file (the tensor 'none' holds nothing)" in sentence(read_shape, path)
+
+
 NUMBERS, STRINGS, ARRAYS = 5, 8, 9  # types of an array's elements
 
 

@@ -78,12 +78,14 @@ def open_gguf(path: Path) -> GgufSource:
 
 
 def _check_bounds(reader: Any, size: int) -> None:
-    """ValueError where a tensor lies outside of the file or over another, or has another size than its shape."""
+    """ValueError where a tensor lies outside of the file or over another, is empty, or has another size than its shape."""
     end = int(reader.data_offset)
     for tensor in sorted(reader.tensors, key=lambda tensor: tensor.data_offset):
         name, start, length = tensor.name[:80], int(tensor.data_offset), int(tensor.n_bytes)
         if start < end or start + length > size or tensor.data.nbytes != length:
             raise ValueError(f"the tensor {name!r} lies over another or outside of the file")
+        if not tensor.n_elements:
+            raise ValueError(f"the tensor {name!r} holds nothing")
         if prod(map(int, tensor.shape)) != tensor.n_elements or prod(_shape(reader, tensor)) != tensor.n_elements:
             raise ValueError(f"the tensor {name!r} is not as large as its shape says")
         end = start + length

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import JobError
-from ..file_names import expanded
+from ..file_names import expanded, problem_of_path
 
 Options = dict[str, Any]
 
@@ -171,6 +171,8 @@ class Place:
     def find(self, given: str) -> Path:
         """The absolute path that is meant: from SimpleTuner's folder on, or else beside the configuration."""
         path = expanded(given)
+        if problem := problem_of_path(path):
+            raise JobError(f"{given[:80]!r} {problem}; correct it in the configuration")
         places = [place for place in ((start / path).absolute() for start in self._starts) if self._may_read(place)]
         if not places:
             raise JobError(f"{given} lies outside of what a workflow may read here")
