@@ -126,3 +126,20 @@ def test_the_home_of_nobody_in_a_configuration_is_an_error_in_words(tmp_path: Pa
 def test_what_can_be_no_path_is_an_error_in_words(path: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=problem):
         Place(tmp_path / "config.json").find(path)
+
+
+@pytest.mark.parametrize("steps", ["1e400", 10**400], ids=["text", "number"])
+def test_a_number_beyond_all_numbers_is_refused_in_words(steps: Any, tmp_path: Path) -> None:
+    config = simpletuner_dir(tmp_path, EXAMPLES["tread"])
+    config.write_text(json.dumps({"model_family": "flux", "max_train_steps": steps}), encoding="utf-8")
+    found = import_config(config, config.with_name("multidatabackend.json"))
+    assert [note.text for note in found.notes if note.kind == REFUSED and "max_train_steps" in note.text] == [
+        f"max_train_steps is {steps!r}; it is a whole number"
+    ]
+
+
+def test_a_dataset_s_name_that_is_no_text_is_refused_in_words(tmp_path: Path) -> None:
+    config = simpletuner_dir(tmp_path, EXAMPLES["tread"])
+    backends = tmp_path / "spoilt.json"
+    backends.write_text(json.dumps([{"id": "\ud800", "instance_data_dir": "pictures"}]), encoding="utf-8")
+    assert any(note.kind == REFUSED and "dataset" in note.option for note in import_config(config, backends).notes)

@@ -30,7 +30,7 @@ from ..specs.no_effect import VALIDATION as VALIDATION_ROWS
 from .simpletuner_adapter import ADAPTER, settle_adapter
 from .simpletuner_course import COURSE, settle_course
 from .simpletuner_datasets import read_datasets
-from .simpletuner_draft import IDLE, OTHERWISE, REFUSED, TAKEN, UNKNOWN, Draft, Note, Row, apply, drop_empty
+from .simpletuner_draft import IDLE, MISFITS, OTHERWISE, REFUSED, TAKEN, UNKNOWN, Draft, Note, Row, apply, drop_empty
 from .simpletuner_files import Place, find_config, read_json, read_options
 from .simpletuner_flow import FLOW, settle_flow
 from .simpletuner_model import MODEL, Swaps, settle_base
@@ -120,7 +120,7 @@ def import_config(
     for settle in (lambda draft: settle_base(draft, swaps), *settles):
         try:
             settle(draft)
-        except (TypeError, ValueError) as error:
+        except MISFITS as error:
             draft.note(REFUSED, "configuration", str(error))
     _note_unsaid(draft)
     job = None if _is_refused(draft) and not partly else _make_job(draft)

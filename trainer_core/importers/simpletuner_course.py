@@ -3,7 +3,22 @@
 import re
 from typing import Any, NamedTuple
 
-from .simpletuner_draft import EMPTY, IDLE, OTHERWISE, TAKEN, Draft, Row, Unfit, by, ignore, is_on, otherwise, refuse, take
+from .simpletuner_draft import (
+    EMPTY,
+    IDLE,
+    MISFITS,
+    OTHERWISE,
+    TAKEN,
+    Draft,
+    Row,
+    Unfit,
+    by,
+    ignore,
+    is_on,
+    otherwise,
+    refuse,
+    take,
+)
 from .simpletuner_model import later
 
 
@@ -239,7 +254,7 @@ def _number(draft: Draft, option: str) -> int:
         return 0
     try:
         return int(float(value))
-    except (TypeError, ValueError):
+    except MISFITS:
         raise Unfit(f"{option} is {value!r}; it is a whole number") from None
 
 

@@ -14,6 +14,7 @@ from .simpletuner_dataset_options import DATASET_ALIASES, DATASET_OPTIONS, DOWNL
 from .simpletuner_draft import (
     EMPTY,
     IDLE,
+    MISFITS,
     OTHERWISE,
     REFUSED,
     TAKEN,
@@ -87,9 +88,12 @@ def read_datasets(draft: Draft, entries: Any) -> None:
     for name in inherited:
         draft.note(TAKEN, name, "for datasets that do not say it")
     for one in pictures:
-        _convert(one)
-        _add_partners(one, conditions)
-        _settle(one)
+        try:
+            _convert(one)
+            _add_partners(one, conditions)
+            _settle(one)
+        except MISFITS as error:
+            one.note(REFUSED, "dataset", f"{error}; correct it in the configuration")
         draft.datasets.append(one.fields)
     _about_the_others(pictures, conditions)
 

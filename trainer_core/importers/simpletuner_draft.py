@@ -31,6 +31,9 @@ class Unfit(ValueError):
     """A value that its field does not take; the text says why."""
 
 
+MISFITS = (TypeError, ValueError, OverflowError)  # of what people write where a number, a list or a file is meant
+
+
 class Note(NamedTuple):
     """What became of an option. `value` is as the file has it; None where the file has none and the original's own is meant."""
 
@@ -168,7 +171,7 @@ def apply(draft: Target, option: str, value: Any, row: Row) -> None:
             if row.path:
                 draft.put(row.path, row.convert(value) if row.convert else value)
             draft.note(row.kind, option, _with_path(row.path, row.text))
-    except (TypeError, ValueError) as error:  # what people write where a number, a list or a file is meant
+    except MISFITS as error:
         draft.note(REFUSED, option, f"{error}; correct it in the configuration")
 
 
