@@ -4,6 +4,7 @@ Each of our nodes becomes the spec that it hands on there (`graph_parts.py`). Na
 folders that the user gives. What only exists while ComfyUI runs, pictures on a wire, cannot be exported and is refused.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class ComfyFolders(NamedTuple):
         if not roots:
             raise JobError(f"the workflow names the file {name!r}; say where ComfyUI's models are, with --comfyui or --models")
         places = [root / alias / name for root in roots for alias in ALIASES.get(folder, (folder,))]
-        found = next((place for place in places if place.is_file()), None)
+        found = next((place for place in places if os.path.isfile(place)), None)  # False, too, where a name is longer than any
         if found is None:
             raise JobError(f"there is no {name!r} in {', '.join(str(place.parent) for place in places)}; correct --models")
         return str(found.absolute())

@@ -4,6 +4,7 @@ So a graph and its exported job cannot differ. What only ComfyUI knows, where it
 No torch: ComfyUI's nodes import this at their start.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, get_origin
@@ -145,7 +146,7 @@ def chosen_folder(folder: str, path: str, places: Places) -> Path:
     if folder in DEMO_FOLDERS:
         return DEMO_FOLDERS[folder]
     chosen = places.input_dir() / folder
-    if not chosen.is_dir():
+    if not os.path.isdir(chosen):  # False, too, where a name is longer than any
         raise JobError(
             f"DatasetBucket: there is no folder {folder!r} in {chosen.parent}; put the pictures there and press R, choose "
             "another, or write where they lie into path"
@@ -189,7 +190,7 @@ def read_by_import(values: Mapping[str, Any], may_read: Callable[[Path], bool]) 
     """The files that such an import may read, those beside the configuration and the datasets' own, and the folders of the
     pictures."""
     path = configuration(str(values["config"])).absolute()
-    folder = path if path.is_dir() else path.parent
+    folder = path if os.path.isdir(path) else path.parent
     files = [file for suffix in ("json", "toml", "env") for file in sorted(folder.glob(f"*.{suffix}"))]
     if datasets := str(values["datasets"]).strip():
         files.append(expanded(datasets))
