@@ -159,9 +159,9 @@ def test_model_files_are_found_below_comfyui_s_folders(tmp_path: Path) -> None:
 def test_a_name_longer_than_any_is_not_there(tmp_path: Path) -> None:
     """Fuzzing found it: the system refuses to look for one."""
     (tmp_path / "input").mkdir()
-    with pytest.raises(JobError, match="there is no folder '9{300}'"):
+    with pytest.raises(JobError, match=r"there is no folder '9{300}'"):
         job_of(changed("2", path="", folder="9" * 300), comfyui=tmp_path)
-    with pytest.raises(JobError, match="there is no '9{300}'"):
+    with pytest.raises(JobError, match=r"there is no '9{300}'"):
         job_of(changed("1", model_flavour="dev", transformer="9" * 300), comfyui=tmp_path)
 
 
