@@ -1,16 +1,16 @@
 """How time and memory grow: python -m benchmarks.growth [--only tokens,batch] [--steps N] [--plot F.svg] [--json]
 
 A training step of pico in float32 over the number of image tokens, the batch, the rank of the adapter, the datasets and the
-samples; all else stays. Each row has the median seconds of a step and the anonymous memory at its peak beyond what the process
-held before. `exponent` is the slope in the logarithms over the upper half of the range, where what is fixed weighs least: 1 is
-linear, 0 constant. Attention makes time over tokens bend upwards from 1; datasets and samples are to stay at 0.
+samples; all else stays. Each row is a process of its own, forked from one that has the libraries: the median seconds of a step,
+and the anonymous memory at its peak beyond what the process began with. `exponent` is the slope in the logarithms over the
+upper half of the range, where what is fixed weighs least: 1 is linear, 0 constant. Attention makes time over tokens bend
+upwards from 1; datasets and samples are to stay at 0.
 
 `rates` are those of one small run in a process of its own: the seconds from the start of the process to the end of the first
 step (20 pictures at 256 px, nothing in the caches), pictures encoded a second, sampler steps a second, seconds of a checkpoint.
 """
 
 import argparse
-import gc
 import json
 import math
 import statistics
@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +51,7 @@ class Axis(NamedTuple):
 
 AXES = (
     Axis("tokens", (64, 256, 576, 1024), lambda tokens: replace(SMALL, pixels=16 * math.isqrt(tokens))),
-    Axis("batch", (1, 2, 4, 8, 16), lambda batch: replace(SMALL, batch=batch)),
+    Axis("batch", (1, 2, 4, 8, 16), lambda batch: replace(SMALL, batch=batch, pictures=16)),  # a bucket fills its batch
     Axis("rank", (4, 16, 64, 128), lambda rank: replace(SMALL, rank=rank)),
     Axis("datasets", (1, 4, 16, 64), lambda count: replace(SMALL, pictures=64, datasets=count)),
     Axis("samples", (4, 16, 64, 256), lambda count: replace(SMALL, pictures=count)),
@@ -58,23 +60,28 @@ AXES = (
 
 def measure(axis: Axis, steps: int) -> dict[str, Any]:
     """Rows of value, seconds and bytes, and how both grow."""
-    rows = []
-    for value in axis.values:
-        gc.collect()
-        before = anonymous_bytes()
-        with tempfile.TemporaryDirectory() as folder:
-            bench = Bench(axis.case(value), Path(folder))
-            bench.ours(WARM_UP)
-            with watched() as seen:
-                times = bench.ours(steps)
-            del bench
-        rows.append((value, statistics.median(times), seen["peak_anonymous_bytes"] - before))
+    processes = get_context("forkserver")
+    processes.set_forkserver_preload(["benchmarks.step"])
+    with ProcessPoolExecutor(1, processes, max_tasks_per_child=1) as pool:
+        rows = [(value, *pool.submit(measure_one, axis.case(value), steps).result()) for value in axis.values]
     half = rows[len(rows) // 2 - 1 :]
     return {
         "rows": [{"value": value, "seconds": round(seconds, 5), "bytes": size} for value, seconds, size in rows],
         "exponent_of_seconds": slope([(value, seconds) for value, seconds, _ in half]),
         "exponent_of_bytes": slope([(value, size) for value, _, size in half]),
     }
+
+
+def measure_one(case: Case, steps: int) -> tuple[float, int]:
+    """The median seconds of a step, and the bytes at the peak beyond what this process holds now."""
+    give_back_at_once()
+    before = anonymous_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(case, Path(folder))
+        bench.ours(WARM_UP)
+        with watched() as seen:
+            times = bench.ours(steps)
+    return statistics.median(times), seen["peak_anonymous_bytes"] - before
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:
@@ -171,7 +178,6 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    give_back_at_once()
     wanted = arguments.only.split(",")
     found = {axis.name: measure(axis, arguments.steps) for axis in AXES if axis.name in wanted}
     report: dict[str, Any] = {"machine": machine(), **found}

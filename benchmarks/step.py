@@ -229,7 +229,9 @@ def make_job(case: Case, folder: Path) -> TrainJob:
     job["base"] |= {"mixed_precision": case.dtype, "base_model_precision": case.precision}
     job["lora"] |= {"lora_rank": case.rank} | ({} if case.model == "pico" else {"flux_lora_target": "all"})
     job["flow"]["caption_dropout_probability"] = 0.0
-    job["validation"] |= {"validation_prompts": ["a ball"] * case.prompts, "num_validation_images": 0}
+    job["validation"]["validation_prompts"] = ["a ball"] * case.prompts
+    if not case.prompts:
+        job["validation"]["num_validation_images"] = 0  # else the prompts are the number
     job["training"] |= {
         "train_batch_size": case.batch or (8 if case.model == "pico" else 1),
         "checkpoint_step_interval": 0,

@@ -187,6 +187,11 @@ SHORT: dict[str, Short] = {
     "python -m benchmarks.equal_time --steps 200 --json": Short(
         "python -m benchmarks.equal_time --steps 10 --pixels 64 --json", says=r'"loss_after_equal_time": 0\.\d'
     ),
+    "python -m benchmarks.growth --steps 15 --plot docs/growth.svg --json": Short(
+        "python -m benchmarks.growth --only samples,rates --steps 1 --plot {out}/growth.svg --json",
+        says="seconds_of_a_checkpoint",
+        makes="{out}/growth.svg",
+    ),
     "python -m benchmarks.loading": Short("python -m benchmarks.loading --steps 2", says="wait_share"),
     "python -m benchmarks.lora_tools --json": Short("python -m benchmarks.lora_tools --json", says="extract to rank 16"),
     "python -m benchmarks.scale --steps 50": Short("python -m benchmarks.scale --steps 2", says="largest difference"),
