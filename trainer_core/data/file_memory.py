@@ -52,16 +52,17 @@ def learn(files: Sequence[Found], cache_dir: Path | None, progress: Progress) ->
     fresh: list[tuple[Found, Facts | str]] = []
     written = time.monotonic()
     try:
-        for looked in _looks(new):
-            for file, told, lasts in looked:
-                learned[file.place] = told
-                if lasts:
-                    fresh.append((file, told))
-            progress(len(learned), len(wanted))
-            if memory and time.monotonic() - written > SECONDS_BETWEEN_WRITES:
-                memory.keep(fresh)
-                fresh.clear()
-                written = time.monotonic()
+        with closing(_looks(new)) as looks:
+            for looked in looks:
+                for file, told, lasts in looked:
+                    learned[file.place] = told
+                    if lasts:
+                        fresh.append((file, told))
+                progress(len(learned), len(wanted))
+                if memory and time.monotonic() - written > SECONDS_BETWEEN_WRITES:
+                    memory.keep(fresh)
+                    fresh.clear()
+                    written = time.monotonic()
     finally:
         if memory:
             memory.keep(fresh)
