@@ -54,6 +54,9 @@ def test_weights_come_from_pretrained_folders_as_safetensors_only() -> None:
         assert name in WITHOUT_WEIGHTS or words.get("use_safetensors") == "True", f"{name} may read a pickle"
 
 
-def test_only_the_child_process_is_started_and_by_a_list_of_words() -> None:
+def test_only_python_processes_of_ours_are_started_and_by_a_list_of_words() -> None:
     starts = [(path.name, call) for path in CODE for name, call in calls(path) if name.startswith(STARTS)]
-    assert {name for name, _ in starts} == {"process.py"} and all(isinstance(call.args[0], ast.List) for _, call in starts)
+    assert {name for name, _ in starts} == {"process.py", "lookers.py"}
+    for _, call in starts:
+        words = call.args[0]
+        assert isinstance(words, ast.List) and ast.unparse(words.elts[0]) == "sys.executable"
