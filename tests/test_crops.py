@@ -63,6 +63,13 @@ def test_without_crop_a_picture_keeps_its_shape_and_with_it_becomes_square():
     assert placed(1920, 1080, crop=True, crop_aspect="preserve") == placed(1920, 1080)
 
 
+@pytest.mark.parametrize("given", [0, 1.5, True, None])
+def test_aspects_that_are_no_list_are_refused_in_words(given):
+    """Fuzzing found it."""
+    with pytest.raises(ValidationError, match="should be a valid tuple"):
+        DatasetSpec(instance_data_dir="x", crop_aspect_buckets=given)
+
+
 def test_weights_of_aspects_are_refused_where_the_closest_is_taken():
     with pytest.raises(ValidationError, match="weights in crop_aspect_buckets have no effect with crop_aspect 'closest'"):
         DatasetSpec(instance_data_dir="x", crop=True, crop_aspect="closest", crop_aspect_buckets=("1", "1.5: 2"))

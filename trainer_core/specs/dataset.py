@@ -172,7 +172,9 @@ class DatasetSpec(Spec):
     @field_validator("crop_aspect_buckets", mode="before")
     @classmethod
     def _aspects_as_text(cls, given: Any) -> Any:
-        """Numbers as they stand in a JSON list are taken too."""
+        """Numbers as they stand in a JSON list are taken too; what is no list its type refuses."""
+        if not isinstance(given, list | tuple):
+            return given
         return [f"{value:g}" if isinstance(value, int | float) else value for value in given]
 
     @field_validator("crop_aspect_buckets")
