@@ -205,6 +205,7 @@ SHORT: dict[str, Short] = {
     f"{FAULTS} disk --disks 12 --seed 1 --json": Short(f"{FAULTS} disk --disks 1 --seed 1 --json", KEPT, lacks=mounts),
     f"{FAULTS} bits --json": Short(f"{FAULTS} bits --places 1 --json", KEPT),
     f"{FAULTS} bits --places 1 --json": Short(f"{FAULTS} bits --places 1 --json", KEPT),
+    f"{FAULTS} bits --places 20 --json": Short(f"{FAULTS} bits --places 1 --json", KEPT),
     f"{FAULTS} memory --json": Short(f"{FAULTS} memory --rounds 1 --json", KEPT),
     f"{FAULTS} memory --rounds 3 --json": Short(f"{FAULTS} memory --rounds 1 --json", KEPT),
     f"{FAULTS} soak --steps 20000 --json": Short(  # what it promises of step time wants an idle machine

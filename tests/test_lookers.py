@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -28,7 +30,16 @@ def files(tmp_path, monkeypatch) -> list[tuple[str, int]]:
 
 
 def helpers() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if BOOT in child.cmdline()]
+    return [child for child in psutil.Process().children() if BOOT in words_of(child)]
+
+
+def words_of(child: psutil.Process) -> list[str]:
+    """How it was started, which the system does not tell in the first moment; nothing of one that has ended."""
+    with suppress(psutil.NoSuchProcess):
+        while not (words := child.cmdline()):
+            time.sleep(0.01)
+        return words
+    return []
 
 
 def test_processes_tell_what_a_look_here_tells_and_are_gone_afterwards(files):
