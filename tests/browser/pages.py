@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import time
 import urllib.request
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ class Comfy:
         self.page.get_by_role("button", name="Run", exact=True).first.click()
 
     def dots(self) -> int:
-        """How many steps the chart in the node shows."""
+        """How many points the chart in the node draws: one a step, until there are more of them than the chart is wide."""
         path = self.monitor.locator(".fls-dots").first
         return (path.get_attribute("d") or "").count("M") if path.count() else 0
 
@@ -120,6 +121,16 @@ class Comfy:
         script = "count => (document.querySelector('.fls-node .fls-dots')?.getAttribute('d').match(/M/g) ?? []).length > count"
         self.page.wait_for_function(script, arg=more_than)
         return self.dots()
+
+    def step(self) -> int:
+        """The last step of the chart in the node, as it says of itself."""
+        label = self.monitor.locator(".fls-chart").first.get_attribute("aria-label")
+        return int(re.search(r" up to step (\d+):", label)[1])
+
+    def wait_for_step(self, more_than: int) -> int:
+        script = "step => +document.querySelector('.fls-node .fls-chart')?.ariaLabel?.match(/ up to step (\\d+):/)?.[1] > step"
+        self.page.wait_for_function(script, arg=more_than)
+        return self.step()
 
     def wait_for_headline(self, text: str) -> None:
         self.monitor.locator(".fls-headline", has_text=text).wait_for()
