@@ -1,4 +1,4 @@
-"""How fast pictures are encoded, beside a bare loop: python -m benchmarks.encoding [--vae tiny|kl] [--json] [--rounds N]
+"""How fast pictures are encoded, beside a bare loop: python -m benchmarks.encoding [--vae tiny|kl] [--pictures N] [--rounds N] [--json]
 
 Ours is `encode_pictures` from files into a cold cache: reading, hashing, decoding, resizing, the VAE, checksums, shards on
 disk. The bare loop takes the same VAE over the same pictures, decoded in memory beforehand, one at a time. Both load the VAE
@@ -33,13 +33,15 @@ from trainer_core.flux.vae import FLUX_VAE, load_vae
 from trainer_core.specs.dataset import DatasetSpec
 
 BAR = 0.95
-CASES = {"tiny": ("TAEF1 at 512 px", 512, 8), "kl": ("FLUX's VAE at 256 px", 256, 8)}  # and so many pictures
+CASES = {"tiny": ("TAEF1 at 512 px", 512), "kl": ("FLUX's VAE at 256 px", 256)}
+NUM_PICTURES = 8
 CPU = torch.device("cpu")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", choices=CASES, help="one of the two cases alone")
+    parser.add_argument("--pictures", type=int, default=NUM_PICTURES)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--json", action="store_true")
@@ -47,17 +49,17 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         kinds = [arguments.vae] if arguments.vae else list(CASES)
-        report = {CASES[kind][0]: measure(kind, arguments.rounds, Path(folder)) for kind in kinds}
+        report = {CASES[kind][0]: measure(kind, arguments.pictures, arguments.rounds, Path(folder)) for kind in kinds}
     if arguments.json:
-        print(json.dumps({"threads": arguments.threads, **report}))
+        print(json.dumps({"threads": arguments.threads, "pictures": arguments.pictures, **report}))
     else:
         for name, found in report.items():
             print(f"{name}: {found['ratio']} of the bare loop ({found['ours']} and {found['bare']} pictures a second)")
 
 
-def measure(kind: str, rounds: int, folder: Path) -> dict[str, object]:
+def measure(kind: str, count: int, rounds: int, folder: Path) -> dict[str, object]:
     """The ratio ours / bare of pictures per second, with the spread of the rounds."""
-    _, resolution, count = CASES[kind]
+    _, resolution = CASES[kind]
     pictures = make_photos(folder / f"{kind} pictures", count, resolution)
     spec = DatasetSpec(instance_data_dir=str(pictures), resolution=resolution, caption_strategy="filename")
     samples = list(index_datasets((spec,), FLAVOURS["pico"]).samples)

@@ -100,6 +100,7 @@ PICO = " && ".join(
         "evaluate --data {out}/data --sheet {out}/sheet.png",
     )
 )
+PEERS = "--dtype no --recompute --diffusers-script FILE --diffusers-python PYTHON --simpletuner PYTHON --comfyui FOLDER"
 CLONE = "git clone -q {root} {out}/clone"
 NEW, PYTHON = "python -m venv {out}/env", "{out}/env/bin/python"
 
@@ -183,6 +184,13 @@ SHORT: dict[str, Short] = {
     "python -m benchmarks.data": Short("python -m benchmarks.data --files 20", says="second_index_seconds"),
     "python -m benchmarks.encoding --vae tiny": Short(
         "python -m benchmarks.encoding --vae tiny --rounds 1", says="of the bare loop"
+    ),
+    "python -m benchmarks.encoding --vae tiny --pictures 200": Short(
+        "python -m benchmarks.encoding --vae tiny --pictures 2 --rounds 1", says="of the bare loop"
+    ),
+    f"python -m benchmarks.peers {PEERS} --json": Short(
+        "python -m benchmarks.peers --small --single 1 --rounds 1 --steps 3 --pictures 2 --pixels 64 --dtype no --json",
+        says=r'"seconds_to_first_step": \d',
     ),
     "python -m benchmarks.equal_time --steps 200 --json": Short(
         "python -m benchmarks.equal_time --steps 10 --pixels 64 --json", says=r'"loss_after_equal_time": 0\.\d'

@@ -37,7 +37,7 @@ from trainer_core.flux.predict import predict_velocity
 from trainer_core.flux.resolve import resolve_files
 from trainer_core.flux.tensors import open_tensors
 from trainer_core.flux.text import load_clip, load_t5, load_tokenizer
-from trainer_core.flux.vae import load_vae, tiny_to_diffusers
+from trainer_core.flux.vae import FLUX_SCALE, FLUX_SHIFT, FLUX_VAE, load_vae, tiny_to_diffusers
 from trainer_core.job_file import parse_job
 from trainer_core.specs.base import BaseModelSpec
 
@@ -390,13 +390,21 @@ def test_the_small_vae_in_diffusers_naming_and_in_a_checkpoint(tmp_path):
 def test_flux_s_vae_in_both_namings(tmp_path):
     from diffusers import AutoencoderKL
 
-    from trainer_core.flux.vae import FLUX_VAE
-
     tensors = AutoencoderKL(**FLUX_VAE).state_dict()
     (tmp_path / "vae").mkdir()
     write(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", tensors)
     ours = load_vae(tmp_path / "vae", CPU).model.state_dict()
     assert all(torch.equal(ours[name], tensors[name]) for name in tensors)
+
+
+def test_a_smaller_relative_of_flux_s_vae_has_the_widths_of_its_tensors(tmp_path):
+    from diffusers import AutoencoderKL
+
+    small = AutoencoderKL(**FLUX_VAE | {"block_out_channels": (32, 64, 64, 64)})
+    small.save_pretrained(tmp_path / "vae")
+    pixels_BCHW = torch.rand(1, 3, 32, 32)
+    mean = small.eval().encode(pixels_BCHW).latent_dist.mode()
+    assert torch.allclose(load_vae(tmp_path / "vae", CPU).encode(pixels_BCHW), (mean - FLUX_SHIFT) * FLUX_SCALE, atol=1e-5)
 
 
 def test_a_tokenizer_comes_from_a_file_or_a_folder_and_nowhere_else(tmp_path):

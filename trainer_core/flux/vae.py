@@ -81,7 +81,8 @@ def load_vae(path: Path, device: torch.device, *, tiled: bool = False) -> Vae:
     source = open_vae(path)
     tensors = {name: source.read(name).float() for name in source.entries}
     if "decoder.conv_in.weight" in tensors:
-        model, tensors = _empty(AutoencoderKL, FLUX_VAE), _kl_to_diffusers(tensors)
+        tensors = _kl_to_diffusers(tensors)
+        model = _empty(AutoencoderKL, FLUX_VAE | _widths(tensors))
     else:
         model, tensors = _empty(AutoencoderTiny, TINY_VAE), tiny_to_diffusers(tensors)
     try:
@@ -151,6 +152,15 @@ def _frozen(model: AutoencoderKL | AutoencoderTiny, device: torch.device) -> Vae
     if device.type == "cpu":
         model.to(memory_format=torch.channels_last)  # its convolutions take 0.76 (TAEF1) to 0.84 of the time
     return Vae(model.to(device).requires_grad_(False).eval(), device)
+
+
+def _widths(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Those of the blocks, as the tensors have them, so that smaller relatives load; FLUX's own where pieces are missing."""
+    num_blocks = len(FLUX_VAE["block_out_channels"])
+    firsts = [f"encoder.down_blocks.{number}.resnets.0.conv1.weight" for number in range(num_blocks)]
+    if not all(name in tensors for name in firsts):
+        return {}
+    return {"block_out_channels": tuple(len(tensors[name]) for name in firsts)}
 
 
 def _kl_to_diffusers(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
