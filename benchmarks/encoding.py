@@ -1,4 +1,4 @@
-"""How fast pictures are encoded, beside a bare loop: python -m benchmarks.encoding [--vae tiny|kl] [--pictures N] [--rounds N] [--json]
+"""How fast pictures are encoded, beside a bare loop: python -m benchmarks.encoding [--vae tiny|kl] [--pictures N] [--json]
 
 Ours is `encode_pictures` from files into a cold cache: reading, hashing, decoding, resizing, the VAE, checksums, shards on
 disk. The bare loop takes the same VAE over the same pictures, decoded in memory beforehand, one at a time. Both load the VAE
