@@ -44,6 +44,10 @@ def mounts() -> str:
     return "" if can_mount() else "small disks are mounted, which needs root on Linux"
 
 
+def deepspeed() -> str:
+    return "" if find_spec("deepspeed") else "accelerate's launcher wants the package deepspeed for its own configuration"
+
+
 def emoji() -> str:
     has_both = find_spec("emoji") and FONT_PATH.is_file()
     return "" if has_both else f"needs uv sync --group pretrain and {FONT_PATH}"
@@ -230,6 +234,9 @@ SHORT: dict[str, Short] = {
     f"accelerate launch --multi_gpu {LAUNCHED}": Short(f"accelerate launch --multi_gpu {TWO}", TRAINED, prepare=job),
     f"accelerate launch --use_fsdp --fsdp_version 2 {LAUNCHED}": Short(
         f"accelerate launch --use_fsdp --fsdp_version 2 {TWO}", TRAINED, prepare=job
+    ),
+    f"accelerate launch --use_deepspeed --zero_stage 3 {LAUNCHED}": Short(
+        f"accelerate launch --use_deepspeed --zero_stage 3 {TWO}", TRAINED, prepare=job, lacks=deepspeed
     ),
     # how pico was made: all of it, once
     **dict.fromkeys(

@@ -29,7 +29,7 @@ from .helpers import count_devices, with_helpers
 from .job import TrainJob
 from .job_changes import Change
 from .job_file import dump_job
-from .launched import Place, launched_place
+from .launched import SHARES_WEIGHTS, Place, launched_place, said_of_zero, zero_stage
 from .plan.plan import GIB, Plan, ready_memory
 from .processes import ALONE, Group, ProcessLost, joined
 from .progress import ProgressBar
@@ -53,8 +53,8 @@ def launch(job: TrainJob, run_dir: RunDir, cache_dir: Path, changes: Sequence[Ch
     check_shared(job, count)
     if place:
         check_engine(place)
-        here = {"local_rank": place.local_rank, "device": training.device, "in_step": place.is_sharded}
-        together = joined(place.rank, place.count, **here)
+        in_step = place.is_sharded or zero_stage() == SHARES_WEIGHTS
+        together = joined(place.rank, place.count, local_rank=place.local_rank, device=training.device, in_step=in_step)
     else:
         together = with_helpers(count, training.device, work) if count > 1 else nullcontext(ALONE)
     with together as group:
@@ -84,6 +84,8 @@ def begin(
                 measured, plan = ready_memory(one_of(setup, group.count))
             if plan is not None:
                 context.events.emit("plan", **planned(plan, setup))
+            if replaced := said_of_zero():
+                context.events.emit("warning", message=replaced)
             if changes:
                 named = [change._asdict() for change in changes]
                 context.events.emit("job_changed", changes=named, begins_from=None)

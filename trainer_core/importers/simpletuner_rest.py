@@ -101,7 +101,7 @@ REST: dict[str, Row] = {
     "scheduled_sampling_max_step_offset": refuse("rollouts are not here; take it out"),
     "internal_guidance_enabled": refuse("an internal guidance head is not here; take it out"),
     "flow_dpo_enabled": refuse("training by preference is not here; take it out"),
-    "deepspeed_config": refuse("DeepSpeed is not here; an adapter's states need no sharding; take it out"),
+    "deepspeed_config": refuse("a launcher asks for sharding here (docs/scale.md); take it out"),
     "fsdp_enable": refuse("a launcher asks for sharding here (docs/scale.md); take it out"),
 }
 FAMILIES = {  # how options begin that belong to something which is not here; the switch of each is in REST
