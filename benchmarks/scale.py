@@ -1,8 +1,8 @@
 """Several processes against one, on the CPU: python -m benchmarks.scale [--steps N] [--job everything] [--json]
 
 A job on pico in float32, four samples a step, trained by one process, by two and four that the run starts itself
-(`num_devices`), by two from `accelerate launch`, and by two with the base shared out: by FSDP2, and where the package deepspeed is
-installed by a configuration for its ZeRO 2 and 3. The job is `plain` (one batch of
+(`num_devices`), by two from `accelerate launch`, by two with the base shared out (FSDP2), and where the package deepspeed is
+installed by two with a configuration for its ZeRO 2 and 3. The job is `plain` (one batch of
 four), or has `everything` that could notice who computes what: masks, a TREAD route, regularisation, dropout, accumulation, a
 running average and a held-out loss. `difference` is the largest between the weights of the LoRA, or of its average, and those
 of one process; bar: 1e-6. `moved`: four processes until a third of the steps, two until two thirds, one to the end. `killed`:
@@ -144,7 +144,8 @@ def measure(folder: Path, kind: str, steps: int) -> dict[str, Any]:
     }
     if importlib.util.find_spec("deepspeed"):  # its launcher wants it; we do not
         for stage in ("2", "3"):
-            ways[f"accelerate ZeRO {stage}, 2"] = (2, [*ACCELERATE, "--use_deepspeed", "--zero_stage", stage, "--num_processes", "2"])
+            launcher = [*ACCELERATE, "--use_deepspeed", "--zero_stage", stage, "--num_processes", "2"]
+            ways[f"accelerate ZeRO {stage}, 2"] = (2, launcher)
     rows: dict[str, Any] = {}
     for name, (processes, launcher) in ways.items():
         rows[name] = runs.whole(name, processes, launcher)

@@ -35,7 +35,8 @@ def test_without_deepspeed_there_is_no_stage_and_nothing_to_say():
 def test_the_stage_is_that_of_the_launcher_s_words(launched, stage):
     launched("--zero_stage", stage)
     assert zero_stage() == stage
-    assert f"ZeRO {stage}: {'FSDP2 shares out the frozen base' if stage == 3 else 'each process keeps the adapter'}" in said_of_zero()
+    done = "FSDP2 shares out the frozen base" if stage == 3 else "each process keeps the adapter"
+    assert f"ZeRO {stage}: {done}" in said_of_zero()
 
 
 @pytest.mark.parametrize(("config", "stage"), [({"zero_optimization": {"stage": 3}}, 3), ({"fp16": {"enabled": True}}, 0)])

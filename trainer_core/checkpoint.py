@@ -1,10 +1,10 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped.
 
 `checkpoints/step-N/` holds adapter.safetensors (float32; as trained, not averaged), optimizer.safetensors, ema.safetensors
-where there is a running average, lora/ as ComfyUI reads it, and state.json: the run's history, the optimiser's numbers, the
-digests of the other files and its own. It is filled under another name and renamed when complete, so a checkpoint that exists
-is whole; one whose digests do not match (a damaged disk) is set aside for the one before. There is no random state to keep: see
-`rng.py`.
+where there is a running average, losses.safetensors (float64, one a step), lora/ as ComfyUI reads it, and state.json: the
+rest of the run's history, the optimiser's numbers, the digests of the other files and its own. It is filled under another
+name and renamed when complete, so a checkpoint that exists is whole; one whose digests do not match (a damaged disk) is set
+aside for the one before. There is no random state to keep: see `rng.py`.
 """
 
 import errno
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 UNREADABLE = (errno.ENOENT, errno.EIO)
 ADAPTER_FILE, OPTIMIZER_FILE, EMA_FILE = "adapter.safetensors", "optimizer.safetensors", "ema.safetensors"
+LOSSES_FILE = "losses.safetensors"
 
 
 def save_checkpoint(
@@ -51,7 +52,8 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     states, numbers = read_state(optimizer)
-    tensors = {ADAPTER_FILE: dict(parameters), OPTIMIZER_FILE: states}
+    losses = torch.tensor(history.losses, dtype=torch.float64)
+    tensors = {ADAPTER_FILE: dict(parameters), OPTIMIZER_FILE: states, LOSSES_FILE: {"losses": losses}}
     if ema is not None:
         tensors[EMA_FILE] = ema.tensors
     try:
@@ -88,8 +90,15 @@ def restore_latest(
                 for name, average in load_file(folder / EMA_FILE).items():
                     ema.tensors[name].copy_(average)
         write_state(optimizer, load_file(folder / OPTIMIZER_FILE), state["optimizer"])
-        return History.from_json(state["history"])
+        return history_in(folder, state)
     return History()
+
+
+def history_in(folder: Path, state: dict) -> History:
+    """The history of an undamaged checkpoint, whose state.json holds this."""
+    has_file = LOSSES_FILE in state["digests"]  # earlier versions kept them in state.json
+    losses = load_file(folder / LOSSES_FILE)["losses"].tolist() if has_file else state["history"]["losses"]
+    return History.from_json(state["history"], losses)
 
 
 def undamaged_state(folder: Path) -> dict | None:

@@ -5,7 +5,7 @@ included, so a resumed run reports the numbers of the uninterrupted one. What th
 course measured anew.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .step import StepRecord
@@ -131,12 +131,13 @@ class History:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """All but the losses, of which there are as many as steps: a checkpoint keeps them in a file of their own."""
+        return {name: value for name, value in asdict(replace(self, losses=[])).items() if name != "losses"}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "History":
+    def from_json(cls, data: dict[str, Any], losses: list[float]) -> "History":
         return cls(
-            losses=data["losses"],
+            losses=losses,
             evaluations=[Evaluation(**entry) for entry in data["evaluations"]],
             interval=Interval(**data["interval"]),
             routes=[RouteTotal(**entry) for entry in data["routes"]],

@@ -36,8 +36,8 @@ def launched_place() -> Place | None:
 
 
 def zero_stage() -> int | None:
-    """The stage of ZeRO, 0 to 3, of the DeepSpeed that accelerate's configuration asks for; None where it asks for none. JobError
-    where a file of DeepSpeed's own was named that does not tell."""
+    """The stage of ZeRO, 0 to 3, of the DeepSpeed that accelerate's configuration asks for; None where it asks for none.
+    JobError where a file of DeepSpeed's own was named that does not tell."""
     if not _is_on("ACCELERATE_USE_DEEPSPEED"):
         return None
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
@@ -46,7 +46,7 @@ def zero_stage() -> int | None:
     try:
         stage = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0)
     except (OSError, ValueError, AttributeError) as error:
-        raise JobError(f"accelerate's configuration names a file for DeepSpeed, {path}, that cannot be read: {error}") from error
+        raise JobError(f"accelerate's configuration names DeepSpeed's file {path}, that cannot be read: {error}") from error
     if stage not in range(SHARES_WEIGHTS + 1):
         raise JobError(f"the stage of ZeRO in {path} is {stage!r}, and can be 0, 1, 2 or 3")
     return stage
@@ -60,10 +60,10 @@ def said_of_zero() -> str:
     if stage >= SHARES_WEIGHTS:
         done = "FSDP2 shares out the frozen base over the processes, as that would"
     else:
-        done = "each process keeps the adapter whole, which is too small for sharing out to gain anything, and they share the samples"
+        done = "each process keeps the adapter whole, which is too small to gain from being shared out; they share the samples"
     return (
-        f"accelerate's configuration asks for DeepSpeed's ZeRO {stage}: {done}. DeepSpeed itself and its offloading are not used; batch, "
-        "accumulation, clipping, precision and optimiser are those of the job (docs/scale.md)"
+        f"accelerate's configuration asks for DeepSpeed's ZeRO {stage}: {done}. DeepSpeed itself and its offloading are not "
+        "used; batch, accumulation, clipping, precision and optimiser are those of the job (docs/scale.md)"
     )
 
 

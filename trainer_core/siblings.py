@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .checkpoint import undamaged_state
+from .checkpoint import history_in, undamaged_state
 from .context import RunContext
 from .errors import JobError
 from .events import EventReader, is_current
@@ -125,10 +125,11 @@ def _without_length(job: TrainJob) -> dict[str, Any]:
 def _take_over(setup: Setup, context: RunContext, origin: Origin) -> bool:
     """Copy what the sibling had at that step; False where its checkpoint is damaged, or lacks that of its best evaluation."""
     own, sibling = context.run_dir, origin.run
-    state = undamaged_state(checkpoint_dir(sibling.checkpoints_dir, origin.step))
+    folder = checkpoint_dir(sibling.checkpoints_dir, origin.step)
+    state = undamaged_state(folder)
     if state is None:
         return False
-    history = _as_its_own(setup, History.from_json(state["history"]), sibling)
+    history = _as_its_own(setup, history_in(folder, state), sibling)
     if history is None:
         return False
     begins_from = {"run_id": sibling.run_id, "step": origin.step, "exact": origin.is_exact}
@@ -137,7 +138,7 @@ def _take_over(setup: Setup, context: RunContext, origin: Origin) -> bool:
     shutil.rmtree(partial, ignore_errors=True)
     for step in {origin.step, history.best.step if history.best else origin.step}:
         shutil.copytree(checkpoint_dir(sibling.checkpoints_dir, step), checkpoint_dir(partial, step))
-    write_sealed(checkpoint_dir(partial, origin.step) / STATE_FILE, state | {"history": history.to_json()})
+    write_sealed(checkpoint_dir(partial, origin.step) / STATE_FILE, state | {"history": state["history"] | history.to_json()})
     _copy_pictures(sibling, own, origin.step)
     context.events.adopt(_events_until(setup, sibling, own, origin.step))
     changes = [change._asdict() for change in allowed_changes(sibling.job(), setup.job) if change.field != "metadata"]
