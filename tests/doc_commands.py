@@ -100,7 +100,7 @@ PICO = " && ".join(
         "transformer --data {out}/data --latents {out}/latents --out {out}/transformer --steps 2",
         "export --data {out}/data --vae {out}/vae --transformer {out}/transformer --out {out}/weights",
         "demo_pictures --data {out}/data --out {out}/demo",
-        "subject --data {out}/data --out {out}/subject --steps 2",
+        "subject --data {out}/data --out {out}/subject --steps 2 --judged 2",
         "evaluate --data {out}/data --sheet {out}/sheet.png",
     )
 )

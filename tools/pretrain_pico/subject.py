@@ -72,7 +72,7 @@ def write_pictures(data_dir: Path, out: Path) -> None:
         write(folder, number, np.ascontiguousarray(glyphs[index]), subjects[index].name, PLAIN)
 
 
-def job(pictures: Path, *, regularised: bool, steps: int) -> TrainJob:
+def job(pictures: Path, *, regularised: bool, steps: int, judged: int) -> TrainJob:
     """The figure's pictures half as often as the emoji to keep: they make a third of the samples."""
     repeats = KEPT // TRAINED_SCENES // 2
     datasets = [
@@ -99,7 +99,7 @@ def job(pictures: Path, *, regularised: bool, steps: int) -> TrainJob:
                 "tree",
             ),
             eval_steps_interval=100,
-            num_eval_images=OTHERS,
+            num_eval_images=judged,
         ),
         training=TrainingSpec(max_train_steps=steps, train_batch_size=8, gradient_checkpointing=False),
     )
@@ -117,11 +117,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument(
+        "--judged", type=int, default=OTHERS, help="the most pictures of a kind that are judged (default: all, 64)"
+    )
     arguments = parser.parse_args()
     write_pictures(arguments.data, arguments.out / "pictures")
     shown = {}
     for regularised in (False, True):
-        wanted = job(arguments.out / "pictures", regularised=regularised, steps=arguments.steps)
+        wanted = job(arguments.out / "pictures", regularised=regularised, steps=arguments.steps, judged=arguments.judged)
         path = arguments.out / f"{wanted.name}.json"
         files.write_bytes(path, dump_job(wanted).encode())
         flux_lora(["run", str(path), "--out", str(arguments.out / "runs")])
