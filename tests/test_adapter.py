@@ -1,6 +1,7 @@
 """The adapter: nothing at its start, complete in its file, and the same change wherever the file is loaded."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from trainer_core.job_file import parse_job
 from trainer_core.specs.adapter import LoraSpec
 
 SHAPE = read_shape(PICO_FILES.transformer)
+EMPTY = empty_transformer(SHAPE)
 
 
 KINDS = {
@@ -40,7 +42,7 @@ def base(dtype: torch.dtype = torch.float32):
 
 
 def plan_of(**fields) -> AdapterPlan:
-    return plan_adapter(empty_transformer(SHAPE), LoraSpec(**({"flux_lora_target": "all+ffs"} | fields)))
+    return plan_adapter(EMPTY, LoraSpec(**({"flux_lora_target": "all+ffs"} | fields)))
 
 
 def velocity(transformer) -> torch.Tensor:
@@ -49,6 +51,12 @@ def velocity(transformer) -> torch.Tensor:
     with torch.no_grad():
         x = torch.randn(1, 16, 8, 8, generator=random)
         return predict_velocity(transformer, x, torch.tensor([0.5]), text, pooled, torch.tensor([3.0]))
+
+
+@cache
+def untouched(dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """What the base without any adapter predicts."""
+    return velocity(base(dtype))
 
 
 def base_with(plan: AdapterPlan, seed: int = 0):
@@ -98,7 +106,7 @@ def merged(path):
 def test_a_new_adapter_changes_nothing_and_trains_only_itself_in_float32(kind, dtype):
     transformer, plan = base(dtype), plan_of(**KINDS[kind])
     parameters = add_adapter(transformer, plan, seed=0)
-    assert torch.equal(velocity(transformer), velocity(base(dtype)))
+    assert torch.equal(velocity(transformer), untouched(dtype))
     assert all(parameter.dtype == torch.float32 for parameter in parameters.values())
     assert sum(parameter.numel() for parameter in parameters.values()) == plan.num_parameters
     assert len(parameters) == sum(len(module.shapes) for module in plan.modules)
@@ -123,13 +131,13 @@ def test_the_file_on_the_untouched_base_is_the_trained_model(kind, tmp_path):
     plan = plan_of(**KINDS[kind])
     trained = moved(plan)
     write(tmp_path / "adapter.safetensors", plan, trained)
-    change_made = velocity(trained) - velocity(base())
+    change_made = velocity(trained) - untouched()
     assert change_made.abs().max() > 1e-3
     torch.testing.assert_close(velocity(merged(tmp_path / "adapter.safetensors")), velocity(trained), atol=1e-5, rtol=1e-5)
     trained.disable_adapters()
-    assert torch.equal(velocity(trained), velocity(base()))
+    assert torch.equal(velocity(trained), untouched())
     trained.enable_adapters()
-    assert torch.equal(velocity(trained) - velocity(base()), change_made)
+    assert torch.equal(velocity(trained) - untouched(), change_made)
     assert sum(p.requires_grad for p in trained.parameters()) == sum(len(module.shapes) for module in plan.modules)
 
 
@@ -177,7 +185,7 @@ def test_a_rank_beyond_a_layers_directions_starts_fresh_there():
     plan = plan_of(lora_init_type="pissa", lora_rank=80)
     transformer = base()
     add_adapter(transformer, plan, seed=0)
-    assert torch.equal(velocity(transformer), velocity(base()))
+    assert torch.equal(velocity(transformer), untouched())
     up, down = transformer.proj_out.lora_B["default"].weight, transformer.proj_out.lora_A["default"].weight
     assert up.shape == (64, 80) and not up[:, 64:].any() and down[64:].any()
 

@@ -25,7 +25,7 @@ def train(tmp_path, pictures, cache):
             "validation_num_inference_steps": 1,
             "validation_step_interval": 2,
         }
-        job = parse_job(job_data(pictures, validation=validation, training={"max_train_steps": 4}))
+        job = parse_job(job_data(pictures, validation=validation, training={"max_train_steps": 3}))
         run_dir, events = run_dir_for(job, tmp_path / name), []
         run_dir.root.mkdir(parents=True)
         log = EventLog(run_dir.events_path, events.append)

@@ -38,15 +38,17 @@ def pack() -> Any:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is not Windows'")
-def test_a_child_that_is_killed_leaves_nothing_behind_and_the_reason_in_plain_words(pack, pictures, tmp_path, monkeypatch):
+@pytest.mark.parametrize("moment", ["while it loads", pytest.param("once it tells", marks=pytest.mark.slow)])
+def test_a_child_that_is_killed_leaves_nothing_behind_and_the_reason_in_plain_words(
+    pack, pictures, tmp_path, monkeypatch, moment
+):
     child, job_file = pack
     order: list[str] = []
     for name in ("HF_TOKEN", "OPENAI_API_KEY", "SOMETHING_ELSE"):
         monkeypatch.setenv(name, "not the child's business")
     environment: dict[str, str] = {}
 
-    def kill(event: dict[str, Any]) -> None:
-        order.append(event["event"])
+    def kill() -> None:
         for process in trainers():
             environment.update(process.environ())
             os.kill(process.pid, signal.SIGKILL)
@@ -56,13 +58,13 @@ def test_a_child_that_is_killed_leaves_nothing_behind_and_the_reason_in_plain_wo
             job_file.parse_job(job_data(pictures)),
             tmp_path,
             free_memory=lambda: order.append(f"memory freed beside {len(trainers())} children"),
-            on_event=kill,
-            on_tick=lambda: None,
+            on_event=lambda event: (order.append(event["event"]), kill()),
+            on_tick=kill if moment == "while it loads" else lambda: None,
         )
     assert "(exit code -9): the system or somebody killed the process, most often because" in str(died.value)
     assert "What helps: close other programs" in str(died.value) and "child.log" in str(died.value)
     assert environment["PATH"] and "not the child's business" not in environment.values()
-    assert order[0] == "memory freed beside 0 children" and len(order) > 1
+    assert order[0] == "memory freed beside 0 children" and (len(order) > 1) == (moment == "once it tells")
     assert not trainers() and not list(tmp_path.rglob("*.tmp"))
 
 

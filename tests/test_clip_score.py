@@ -46,7 +46,7 @@ def data(pictures, clip) -> dict:
     validation = {
         "validation_prompts": ["a ball", "a cat"],
         "num_validation_images": 4,
-        "validation_num_inference_steps": 2,
+        "validation_num_inference_steps": 1,
         "evaluation_type": "clip",
         "pretrained_evaluation_model_name_or_path": str(clip),
     }
@@ -69,6 +69,7 @@ def test_the_numbers_are_the_cosines_of_transformers_own_clip(clip, data, tmp_pa
 
 def test_every_picture_of_a_run_is_scored_once_and_the_scores_stay(data, tmp_path, cache):
     data["validation"]["validation_step_interval"] = 2
+    data["training"]["max_train_steps"] = 4
     result = run_in_process(parse_job(data), tmp_path, cache)
     steps = data["training"]["max_train_steps"]
     wanted = [(step, f"step-{step:06d}/{name}") for step in range(0, steps + 1, 2) for name in ("00", "01")]

@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> dict:
         optimizer={"learning_rate": 1e-2},
         validation={
             "user_prompt_library": json.dumps({"ball": "a ball", "tall": {"prompt": "a tall ball", "seed": 5}}),
-            "validation_num_inference_steps": 3,
+            "validation_num_inference_steps": 1,
             "num_validation_images": 4,
             "num_held_out": 2,
             "eval_steps_interval": 2,

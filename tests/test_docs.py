@@ -101,6 +101,7 @@ def as_saved(prompt: dict[str, Any]) -> dict[str, Any]:
 STANDS_FOR = {"~/ComfyUI": "ComfyUI"}  # and RUN_DIR, for the run of JOB
 SLOW = {  # command -> why it is not in the default suite; FLUX_LORA_SLOW=1 runs it
     "flux-lora demo": "trains 400 steps and makes 20 pictures",
+    "flux-lora check job.json": "rehearses the plan of another job; test_cli.py checks one",
 }
 PACK = ("trainer_core", "nodes", "tools", "web", "docs")
 OURS = [command for command in all_commands() if words_of(command)[0] == "flux-lora"]

@@ -29,17 +29,19 @@ STILL = {"learning_rate": 1e-12}  # so that what comes out is what went in
 )
 def test_a_run_goes_on_from_the_file_of_another(tmp_path, pictures, cache, kind, spec):
     """Rank and alpha are those of the file, whatever the job says; layers of the job that the file lacks start anew."""
-    lora = {"lora_save_precision": "fp32", "flux_lora_target": "mmdit"}
-    first = run_in_process(parse_job(job_data(pictures, lora=lora | spec)), tmp_path / "first", cache)
+    lora, training = {"lora_save_precision": "fp32", "flux_lora_target": "mmdit"}, {"max_train_steps": 2}
+    first = run_in_process(parse_job(job_data(pictures, lora=lora | spec, training=training)), tmp_path / "first", cache)
     again = lora | spec | {"flux_lora_target": "all", "init_lora": first["lora"], "lora_rank": 2, "lora_alpha": 8.0}
-    second = run_in_process(parse_job(job_data(pictures, lora=again, optimizer=STILL)), tmp_path / "second", cache)
+    second = run_in_process(
+        parse_job(job_data(pictures, lora=again, optimizer=STILL, training=training)), tmp_path / "second", cache
+    )
     old, new = load_file(first["lora"]), load_file(second["lora"])
     assert old.keys() < new.keys()
     for name, tensor in old.items():
         assert new[name].shape == tensor.shape
         assert (new[name] - tensor).abs().max() < 1e-6, name
     assert kind != "lora" or {tensor.item() for name, tensor in new.items() if name.endswith(".alpha")} == {2.0, 8.0}
-    trained = run_in_process(parse_job(job_data(pictures, lora=again)), tmp_path / "third", cache)
+    trained = run_in_process(parse_job(job_data(pictures, lora=again, training=training)), tmp_path / "third", cache)
     assert any(not load_file(trained["lora"])[name].equal(tensor) for name, tensor in old.items() if "alpha" not in name)
 
 
@@ -57,7 +59,9 @@ def test_a_kohya_file_is_taken_apart_and_trained_on(tmp_path, pictures, cache):
 
 
 def test_a_file_of_another_kind_is_refused_before_anything_is_loaded(tmp_path, pictures, cache):
-    first = run_in_process(parse_job(job_data(pictures, lora={"lora_type": "loha"})), tmp_path, cache)
+    first = run_in_process(
+        parse_job(job_data(pictures, lora={"lora_type": "loha"}, training={"max_train_steps": 1})), tmp_path, cache
+    )
     with pytest.raises(JobError, match=r"is a loha, and lora\.lora_type is 'lora'; set lora_type to 'loha'"):
         prepare(parse_job(job_data(pictures, lora={"init_lora": first["lora"]})))
     with pytest.raises(JobError, match="there is no file"):
@@ -69,14 +73,15 @@ def test_an_assistant_helps_in_training_and_is_absent_from_the_pictures(tmp_path
     helper = run_in_process(parse_job(job_data(pictures, optimizer={"learning_rate": 1e-2})), tmp_path / "helper", cache)[
         "lora"
     ]
-    validation = {"num_validation_images": 1, "validation_num_inference_steps": 2}
+    validation = {"num_validation_images": 1, "validation_num_inference_steps": 1}
 
     def run(name: str, **base: object) -> dict:
-        data = job_data(pictures, base={"mixed_precision": "no", **base}, optimizer=STILL, validation=validation)
+        parts = {"optimizer": STILL, "validation": validation, "training": {"max_train_steps": 2}}
+        data = job_data(pictures, base={"mixed_precision": "no", **base}, **parts)
         return run_in_process(parse_job(data), tmp_path / name, cache)
 
     def picture(result: dict) -> bytes:
-        return RunDir(Path(result["run_dir"])).sample_path(6, "00").read_bytes()
+        return RunDir(Path(result["run_dir"])).sample_path(2, "00").read_bytes()
 
     plain, helped = run("plain"), run("helped", assistant_lora_path=helper)
     assert helped["losses"] != plain["losses"] and picture(helped) == picture(plain)
@@ -89,7 +94,7 @@ def test_an_assistant_helps_in_training_and_is_absent_from_the_pictures(tmp_path
 
 
 def test_another_file_under_the_same_name_is_another_run(tmp_path, pictures, cache):
-    first = run_in_process(parse_job(job_data(pictures)), tmp_path, cache)
+    first = run_in_process(parse_job(job_data(pictures, training={"max_train_steps": 1})), tmp_path, cache)
     copy = tmp_path / "start.safetensors"
     copy.write_bytes(Path(first["lora"]).read_bytes())
     job = parse_job(job_data(pictures, lora={"init_lora": str(copy)}))

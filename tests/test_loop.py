@@ -2,18 +2,17 @@
 
 import json
 import resource
-import subprocess
-import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from support import ROOT, Command, job_data, run_in_process
+from support import Command, job_data, run_in_process
 from trainer_core.ema import Ema
-from trainer_core.errors import JobError
+from trainer_core.errors import JobError, StopRequested
 from trainer_core.events import EventLog, EventReader
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.load import load_transformer
@@ -22,6 +21,7 @@ from trainer_core.flux.recompute import recompute_blocks
 from trainer_core.guard import ENCODING, EVALUATING, INDEXING, LOADING, PICTURING, advice, memory_watched
 from trainer_core.job_changes import allowed_changes
 from trainer_core.job_file import dump_job, parse_job
+from trainer_core.launch import launch
 from trainer_core.run_dir import RunDir, run_dir_for
 from trainer_core.saved import list_checkpoints
 from trainer_core.setup import prepare
@@ -55,11 +55,15 @@ def test_the_average_follows_the_weights_by_its_formula():
     assert weights["a"].tolist() == [8.0, 8.0]
 
 
-@pytest.mark.parametrize("field", ["ema_decay", "ema_update_interval"])
-def test_the_average_is_saved_verified_and_pictured(tmp_path, pictures, cache, field):
+def averaged(pictures: Path, out: Path, cache: Path, **training: object) -> dict:
+    """The result of a run with an average, pictured at its end."""
     validation = {"num_validation_images": 1, "validation_num_inference_steps": 1}
-    training = {"use_ema": True, "ema_validation": "comparison", "checkpoint_step_interval": 0}
-    result = run_in_process(parse_job(job_data(pictures, validation=validation, training=training)), tmp_path, cache)
+    training = {"use_ema": True, "ema_validation": "comparison", "checkpoint_step_interval": 0} | training
+    return run_in_process(parse_job(job_data(pictures, validation=validation, training=training)), out, cache)
+
+
+def test_the_average_is_saved_verified_and_pictured(tmp_path, pictures, cache):
+    result = averaged(pictures, tmp_path, cache)
     run_dir = RunDir(Path(result["run_dir"]))
     lora, average = load_file(result["lora"]), load_file(result["ema_lora"])
     assert lora.keys() == average.keys() and any(not lora[name].equal(average[name]) for name in lora)
@@ -72,13 +76,12 @@ def test_the_average_is_saved_verified_and_pictured(tmp_path, pictures, cache, f
     }
     assert [Path(path).parent.name for path in result["samples"]] == ["step-000006", "step-000006-ema"]
     assert run_dir.sample_path(6, "00").read_bytes() != run_dir.sample_path(6, "00", ema=True).read_bytes()
-    other = {"ema_decay": 0.0, "ema_update_interval": 4}[field]
-    changed = parse_job(job_data(pictures, validation=validation, training=training | {field: other}))
-    another = run_in_process(changed, tmp_path, cache)
-    assert load_file(another["lora"]).keys() == lora.keys()
-    assert any(not average[name].equal(tensor) for name, tensor in load_file(another["ema_lora"]).items())
-    if field == "ema_decay":  # without memory the average is the adapter itself
-        assert Path(another["ema_lora"]).read_bytes() == Path(another["lora"]).read_bytes()
+    for field, other in (("ema_decay", 0.0), ("ema_update_interval", 4)):
+        another = averaged(pictures, tmp_path, cache, **{field: other})
+        assert load_file(another["lora"]).keys() == lora.keys()
+        assert any(not average[name].equal(tensor) for name, tensor in load_file(another["ema_lora"]).items())
+        if field == "ema_decay":  # without memory the average is the adapter itself
+            assert Path(another["ema_lora"]).read_bytes() == Path(another["lora"]).read_bytes()
 
 
 def test_every_interval_is_reported_and_the_last_one_may_be_shorter(tmp_path, pictures, cache):
@@ -136,29 +139,33 @@ def test_a_running_training_saves_pictures_pauses_and_continues_when_asked(tmp_p
         validation={"num_validation_images": 1, "validation_num_inference_steps": 1},
         training={"max_train_steps": 4000, "checkpoint_step_interval": 0},
     )
-    (tmp_path / "job.json").write_text(json.dumps(data))
-    run_dir = run_dir_for(parse_job(data), tmp_path / "runs")
-    arguments = [sys.executable, "-m", "trainer_core", "run", tmp_path / "job.json", "--out", tmp_path / "runs"]
-    child = subprocess.Popen(
-        [*map(str, arguments), "--cache", str(cache)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    job = parse_job(data)
+    run_dir = run_dir_for(job, tmp_path)
 
     def ask(wish: str, kind: str) -> dict:
         seen = len(all_events(run_dir))
         assert Command("ask", run_dir.root, wish).code == 0
         return wait_for(run_dir, kind, after=seen)
 
-    wait_for(run_dir, "step")
-    assert Path(ask("save", "checkpoint")["path"]).is_dir()
-    assert Path(ask("sample", "sample")["path"]).is_file()
-    paused = ask("pause", "paused")
-    time.sleep(0.5)
-    assert all_events(run_dir)[-1]["event"] == "paused"
-    assert ask("continue", "continued")["step"] == paused["step"]
-    wait_for(run_dir, "step", after=len(all_events(run_dir)))
-    ask("pause", "paused")
-    ask("stop", "stopped")
-    assert child.wait(60) == 3
+    def look_on() -> None:
+        try:
+            wait_for(run_dir, "step")
+            assert Path(ask("save", "checkpoint")["path"]).is_dir()
+            assert Path(ask("sample", "sample")["path"]).is_file()
+            paused = ask("pause", "paused")
+            time.sleep(0.5)
+            assert all_events(run_dir)[-1]["event"] == "paused"
+            assert ask("continue", "continued")["step"] == paused["step"]
+            wait_for(run_dir, "step", after=len(all_events(run_dir)))
+            ask("pause", "paused")
+        finally:
+            ask("stop", "stopped")
+
+    with ThreadPoolExecutor(1) as aside:
+        looker = aside.submit(look_on)
+        with pytest.raises(StopRequested):
+            launch(job, run_dir, cache, (), watch_stdin=False)
+        looker.result()
     refused = Command("ask", run_dir.root, "save")
     assert refused.code == 2 and "no process trains in" in refused.report["error"]
 
@@ -179,24 +186,24 @@ def wait_for(run_dir: RunDir, kind: str, after: int = 0) -> dict:
 
 
 def test_a_finished_run_goes_on_with_more_steps_and_another_rate(tmp_path, pictures, cache):
-    old = parse_job(job_data(pictures, training={"max_train_steps": 4}))
+    old = parse_job(job_data(pictures, training={"max_train_steps": 2}))
     first = run_in_process(old, tmp_path / "runs", cache)
-    longer = job_data(pictures, training={"max_train_steps": 7}, optimizer={"learning_rate": 5e-4})
+    longer = job_data(pictures, training={"max_train_steps": 4}, optimizer={"learning_rate": 5e-4})
     (tmp_path / "longer.json").write_text(json.dumps(longer))
     command = Command("resume", first["run_dir"], "--job", tmp_path / "longer.json", "--cache", cache)
     assert command.code == 0, command.stderr
-    assert command.report["losses"][:4] == first["losses"] and len(command.report["losses"]) == 7
+    assert command.report["losses"][:2] == first["losses"] and len(command.report["losses"]) == 4
     [changed] = events_of(command.report, "job_changed")
     assert changed["changes"] == [
         {"field": "optimizer.learning_rate", "old": 0.001, "new": 0.0005},
-        {"field": "training.max_train_steps", "old": 4, "new": 7},
+        {"field": "training.max_train_steps", "old": 2, "new": 4},
     ]
     assert RunDir(Path(first["run_dir"])).job() == parse_job(longer)
     (tmp_path / "shorter.json").write_text(
-        json.dumps(job_data(pictures, training={"max_train_steps": 5}, optimizer={"learning_rate": 5e-4}))
+        json.dumps(job_data(pictures, training={"max_train_steps": 3}, optimizer={"learning_rate": 5e-4}))
     )
     refused = Command("resume", first["run_dir"], "--job", tmp_path / "shorter.json", "--cache", cache)
-    assert refused.code == 2 and "7 steps are trained already, the job has 5" in refused.report["error"]
+    assert refused.code == 2 and "4 steps are trained already, the job has 3" in refused.report["error"]
 
 
 def test_what_would_make_it_another_run_is_refused_with_every_difference(pictures):

@@ -343,7 +343,7 @@ def test_a_batch_holds_masks_and_weights_and_a_sample_without_counts_in_full(tmp
 def trained(tmp_path: Path, pictures: Path, cache: Path, masks: Path | str, **parts) -> dict:
     dataset = {"instance_data_dir": str(pictures), "mask_data_dir": str(masks)} | parts.pop("dataset", {})
     data = job_data(pictures, datasets=[dataset], lora={"lora_save_precision": "fp32"}, **parts)
-    data["training"]["max_train_steps"] = 3
+    data["training"]["max_train_steps"] = 2
     return run_in_process(parse_job(data), tmp_path, cache)
 
 

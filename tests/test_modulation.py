@@ -73,20 +73,20 @@ def test_steps_go_together_in_fixed_groups_of_few_samples():
     assert steps_together(5, 12) == range(4, 6) and steps_together(5, 100) == range(5, 6)
 
 
-def trained(pictures: Path, tmp_path: Path, wish: str, stop: int | None = None, **parts: dict) -> dict:
-    training = {"max_train_steps": 8, "gradient_checkpointing": True, "gradient_accumulation_steps": 2} | parts.pop(
+def trained(pictures: Path, tmp_path: Path, cache: Path, wish: str, stop: int | None = None, **parts: dict) -> dict:
+    training = {"max_train_steps": 4, "gradient_checkpointing": True, "gradient_accumulation_steps": 2} | parts.pop(
         "training", {}
     )
     base = {"mixed_precision": "no", "modulation_offload": wish} | parts.pop("base", {})
     data = job_data(pictures, lora=LORA, base=base, training=training, **parts)
-    return run_in_process(parse_job(data), tmp_path / wish, tmp_path / "cache", stop_before=stop)
+    return run_in_process(parse_job(data), tmp_path / wish, cache, stop_before=stop)
 
 
-def test_a_run_is_the_same_to_rounding_with_everything_on(pictures, tmp_path):
+def test_a_run_is_the_same_to_rounding_with_everything_on(pictures, tmp_path, cache):
     routes = [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": 4}]
     validation = {"num_validation_images": 1, "validation_num_inference_steps": 2, "validation_step_interval": 3}
     parts = {"routes": routes, "validation": validation}
-    on_card, on_host = (trained(pictures, tmp_path, wish, **parts) for wish in ("off", "on"))
+    on_card, on_host = (trained(pictures, tmp_path, cache, wish, **parts) for wish in ("off", "on"))
     assert on_host["losses"] == pytest.approx(on_card["losses"], rel=1e-5)
     one, two = load_file(on_card["lora"]), load_file(on_host["lora"])
     assert all(torch.allclose(one[name], two[name], rtol=1e-3, atol=1e-5) for name in one)
@@ -94,11 +94,11 @@ def test_a_run_is_the_same_to_rounding_with_everything_on(pictures, tmp_path):
     assert manifest["modulation_on_host"] is True
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(pictures, tmp_path):
-    straight = trained(pictures, tmp_path / "straight", "on")
+def test_a_stopped_run_goes_on_to_the_same_bytes(pictures, tmp_path, cache):
+    straight = trained(pictures, tmp_path / "straight", cache, "on")
     with pytest.raises(StopRequested):
-        trained(pictures, tmp_path / "stopped", "on", stop=3)
-    resumed = trained(pictures, tmp_path / "stopped", "on")
+        trained(pictures, tmp_path / "stopped", cache, "on", stop=3)
+    resumed = trained(pictures, tmp_path / "stopped", cache, "on")
     one, two = load_file(straight["lora"]), load_file(resumed["lora"])
     assert all(torch.equal(one[name], two[name]) for name in one)
 

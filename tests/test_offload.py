@@ -173,14 +173,14 @@ def test_inside_a_route_the_kept_tokens_wait_on_the_host_too():
 
 
 @pytest.mark.parametrize("option", ["blocks_to_swap", "enable_activation_offloading"])
-def test_a_run_gives_the_same_bytes_with_the_option(option, pictures, tmp_path):
+def test_a_run_gives_the_same_bytes_with_the_option(option, pictures, tmp_path, cache):
     routes = [{"selection_ratio": 0.5, "start_layer_idx": 1, "end_layer_idx": 4}]
-    validation = {"num_validation_images": 1, "validation_num_inference_steps": 2}
+    validation = {"num_validation_images": 1, "validation_num_inference_steps": 1}
 
     def trained(base: dict, training: dict) -> dict:
         data = job_data(pictures, routes=routes, validation=validation, base=base)
-        data["training"] |= {"gradient_checkpointing": True, "max_train_steps": 4} | training
-        return load_file(run_in_process(parse_job(data), tmp_path / str(bool(base or training)), tmp_path / "cache")["lora"])
+        data["training"] |= {"gradient_checkpointing": True, "max_train_steps": 2} | training
+        return load_file(run_in_process(parse_job(data), tmp_path / str(bool(base or training)), cache)["lora"])
 
     on = {"blocks_to_swap": ({"blocks_to_swap": 4}, {}), "enable_activation_offloading": ({}, {option: True})}[option]
     one, two = trained({}, {}), trained(*on)

@@ -93,7 +93,7 @@ def test_datasets_mix_as_if_drawn_batch_by_batch_by_weight(by_size, share):
     """Dataset a has two batches and b has one; where b stands follows from a's share of the weight as long as both are left."""
     samples = make_samples(("a", SQUARE, 2, 1), ("b", SQUARE, 1, 1))
     order = Order(samples, batch_size=1, seed=0, mix=Mix(by_size=by_size))
-    rounds = 3000
+    rounds = 1500
     places = Counter(datasets_of(samples, order.indices_of_epoch(epoch)).index("b") for epoch in range(rounds))
     for place, probability in enumerate((1 - share, share * (1 - share), share**2)):
         assert places[place] / rounds == pytest.approx(probability, abs=0.03)
@@ -238,9 +238,9 @@ def test_turns_without_effect_are_told(tmp_path, caplog):
 
 def test_with_windows_and_weights_resuming_is_exact(tmp_path, cache):
     datasets = two_datasets(tmp_path, start_step=2, probability=3, is_regularisation_data=True)
-    datasets[0]["end_step"] = 5
+    datasets[0]["end_step"] = 3
     datasets.append({**datasets[0], "id": "three", "end_step": 0, "repeats": 1, "horizontal_flip": True})
-    training = {"gradient_accumulation_steps": 2, "checkpoint_step_interval": 0}
+    training = {"gradient_accumulation_steps": 2, "checkpoint_step_interval": 0, "max_train_steps": 4}
     job = parse_job(job_data(tmp_path, datasets=datasets, training=training))
     straight = run_in_process(job, tmp_path / "straight", cache)
     with pytest.raises(StopRequested):

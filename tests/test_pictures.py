@@ -191,7 +191,7 @@ def test_base_pictures_are_made_once_for_all_that_shapes_them_and_each_later_one
         "num_validation_images": 4,
     }
     cache = tmp_path / "cache"
-    data = job_data(pictures, validation=validation)
+    data = job_data(pictures, validation=validation, training={"max_train_steps": 2})
     first = RunDir(Path(run_in_process(parse_job(data), tmp_path / "first", cache)["run_dir"]))
     (kept,) = (cache / "pictures").rglob("*.png")
     assert kept.read_bytes() == first.sample_path(0, "ball").read_bytes()
@@ -215,7 +215,9 @@ def test_base_pictures_are_made_once_for_all_that_shapes_them_and_each_later_one
 def test_pictures_in_the_middle_change_no_byte_of_the_training(tmp_path, pictures, cache):
     often = {"validation_prompts": ["a ball"], "validation_step_interval": 1, "validation_num_inference_steps": 2}
     runs = [
-        run_in_process(parse_job(job_data(pictures, validation=validation)), tmp_path / str(number), cache)
+        run_in_process(
+            parse_job(job_data(pictures, validation=validation, training={"max_train_steps": 3})), tmp_path / str(number), cache
+        )
         for number, validation in enumerate(({"num_validation_images": 0}, often | {"num_validation_images": 4}))
     ]
     tensors = [load_file(run["lora"]) for run in runs]

@@ -70,8 +70,8 @@ def test_three_small_rehearsals_tell_the_peak_of_all_blocks(checkpointing):
 
     growth = training_growth(PICO, LoraSpec(), torch.bfloat16, ONE, checkpointing=checkpointing)
     assert growth.peak(2, 4) == pytest.approx(whole(PICO), rel=0.01)
-    deep = replace(PICO, num_double=5, num_single=9)
-    assert growth.peak(5, 9) == pytest.approx(whole(deep), rel=0.01)
+    deep = replace(PICO, num_double=3, num_single=6)
+    assert growth.peak(3, 6) == pytest.approx(whole(deep), rel=0.01)
 
 
 def test_checkpointing_keeps_less_and_computes_more():
@@ -97,17 +97,14 @@ def test_an_optimisers_states_are_counted(name, expected):
     assert state_bytes(OptimizerSpec(optimizer=name)) == pytest.approx(expected, rel=0.05)
 
 
-def test_a_whole_flux_is_planned_from_its_header_alone(tmp_path):
-    path = full_flux(tmp_path)
-    peaks = {}
-    for precision in ("no_change", "int8-quanto", "nf4-bnb"):
-        phases = plan_phases(make_setup(path, precision, 512))
-        assert [phase.name for phase in phases] == ["encode pictures", "encode captions", "load", "train"]
-        peaks[precision] = phases[-1].host + phases[-1].mapped
-    # 11.9 billion weights in 2, 1 and half a byte, the adapter with its states, activations, and Python itself
-    assert 23.5 < peaks["no_change"] / GIB < 26.5
-    assert 12.5 < peaks["int8-quanto"] / GIB < 15
-    assert 7.2 < peaks["nf4-bnb"] / GIB < 9.5
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("no_change", 23.5, 26.5), ("int8-quanto", 12.5, 15), ("nf4-bnb", 7.2, 9.5)]
+)
+def test_a_whole_flux_is_planned_from_its_header_alone(tmp_path, precision, least, most):
+    """11.9 billion weights in 2, 1 and half a byte, the adapter with its states, activations, and Python itself."""
+    phases = plan_phases(make_setup(full_flux(tmp_path), precision, 512))
+    assert [phase.name for phase in phases] == ["encode pictures", "encode captions", "load", "train"]
+    assert least < (phases[-1].host + phases[-1].mapped) / GIB < most
 
 
 def test_only_what_keeps_the_files_format_is_mapped(tmp_path):

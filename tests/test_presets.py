@@ -1,6 +1,8 @@
 """Presets by card: what they set, what they refuse, and that the plan says that they fit."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from trainer_core.errors import JobError
 from trainer_core.flux.files import ModelFiles
 from trainer_core.flux.vae import FLUX_VAE
 from trainer_core.job_file import parse_job
-from trainer_core.plan.phases import GIB, plan_phases
+from trainer_core.plan.phases import GIB, Phase, plan_phases
 from trainer_core.plan.plan import FITS, Room, judge
 from trainer_core.presets import CARDS, CUSTOM, describe, fill
 from trainer_core.setup import Setup
@@ -59,18 +61,24 @@ def setup_for(files: ModelFiles, card: str) -> Setup:
     return replace(setup, job=job, files=files, shots=shots, sampler=sampler)
 
 
+@pytest.fixture(scope="module")
+def planned(files: ModelFiles) -> Callable[[str], tuple[Phase, ...]]:
+    """The phases of a card's preset, planned once."""
+    return cache(lambda card: plan_phases(setup_for(files, card)))
+
+
 @pytest.mark.parametrize("card", [*ONE_PICTURE, *(pytest.param(card, marks=pytest.mark.slow) for card in LARGE)])
-def test_a_preset_is_planned_to_fit_its_card_at_its_size(files: ModelFiles, card: str):
-    phases = plan_phases(setup_for(files, card))
+def test_a_preset_is_planned_to_fit_its_card_at_its_size(planned: Callable[[str], tuple[Phase, ...]], card: str):
+    phases = planned(card)
     room = Room(RAM, int(card.split()[0]) * GIB)
     told = [f"{phase.name}: {phase.card / GIB:.1f} GiB on the card, {phase.host / GIB:.1f} on the host" for phase in phases]
     assert {phase.name for phase in phases} >= {"train", "pictures", "encode captions"}
     assert judge(phases, room) == FITS, told
 
 
-def test_a_smaller_card_than_the_preset_s_is_too_small(files: ModelFiles):
-    for card, smaller in (("12 GB", 10), ("16 GB", 12), ("24 GB", 16)):
-        assert judge(plan_phases(setup_for(files, card)), Room(RAM, smaller * GIB)) != FITS, card
+@pytest.mark.parametrize(("card", "smaller"), [("12 GB", 10), ("16 GB", 12), ("24 GB", 16)])
+def test_a_smaller_card_than_the_preset_s_is_too_small(planned: Callable[[str], tuple[Phase, ...]], card: str, smaller: int):
+    assert judge(planned(card), Room(RAM, smaller * GIB)) != FITS
 
 
 def test_a_preset_fills_in_what_stands_at_its_default():

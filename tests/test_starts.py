@@ -176,7 +176,7 @@ def test_a_runs_pictures_start_from_the_held_out_references_and_so_do_those_of_a
     made = {}
     for name, folder in (("with", references), ("without", None)):
         asked = {"validation_prompts": ["a ball", "a ball"], "num_validation_images": 4, "num_held_out": 2}
-        asked |= {"validation_num_inference_steps": 2, "validation_resolution": "64x64", "eval_steps_interval": 1}
+        asked |= {"validation_num_inference_steps": 1, "validation_resolution": "64x64", "eval_steps_interval": 1}
         data = job_data(pictures, validation=asked, training={"max_train_steps": 1})
         if folder:
             data["datasets"][0]["reference_data_dir"] = str(folder)

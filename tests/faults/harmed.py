@@ -6,6 +6,7 @@ its life is spent in the phases and not in imports, and then the program itself,
 """
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -23,7 +24,14 @@ from trainer_core.run_dir import RunDir, run_dir_for
 from ..support import job_data, make_pictures
 
 STEPS = 12
-PRELOADED = ["trainer_core.launch", "trainer_core.optimizers", "bitsandbytes", "matplotlib.backends.backend_agg", __name__]
+PRELOADED = [
+    "trainer_core.launch",
+    "trainer_core.optimizers",
+    "bitsandbytes",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    __name__,
+]
 COMPARED = ("losses", "evaluations", "best_step", "scores", "verified_keys")
 TEMPORARY = (".tmp", ".partial", ".taken", "-journal")
 
@@ -153,6 +161,7 @@ def leftovers(folder: Path) -> list[str]:
 
 def _train(words: list[str], log: str) -> None:
     """In the child."""
+    gc.freeze()  # the libraries are no garbage, and are not searched in each life again
     descriptor = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -55,7 +56,7 @@ class AdapterPlan:
     def names(self) -> tuple[str, ...]:
         return tuple(module.name for module in self.modules)
 
-    @property
+    @cached_property
     def num_parameters(self) -> int:
         return sum(module.num_parameters for module in self.modules)
 

@@ -1,4 +1,4 @@
-"""No search for cycles while very many records are made: they have none, and the search would take seconds."""
+"""No search for cycles while very many records are made, or libraries loaded: they stay, and the search would take seconds."""
 
 import gc
 from collections.abc import Iterator

@@ -67,7 +67,7 @@ def _base_weights(
     is_card: bool,
     formats: "Formats",
 ) -> BaseWeights:
-    model = empty_transformer(shape)
+    model = _layers(shape)
     waits = waiting_layers(shape, num_waiting)
     rests = is_modulation if modulation_on_host else nothing
     of_file = formats.by_name
@@ -82,6 +82,9 @@ def _base_weights(
         Weights(own + visiting, mapped, loading, in_products),
         Weights(resting.own + waiting.own + waiting.mapped, resting.mapped),
     )
+
+
+_layers = lru_cache(maxsize=2)(empty_transformer)  # to be looked at: whoever tries settings asks again and again
 
 
 def kept_weights(
