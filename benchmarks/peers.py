@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
@@ -85,11 +86,18 @@ def run_side(side: Side, case: Case, inputs: Inputs, folder: Path) -> Run:
             raise PeerError(f"made fewer than {case.steps} steps in {case.most:.0f} s") from None
         finally:
             end(process)
-    lines = told.read_text(encoding="utf-8").splitlines() if told.exists() else []
-    if len(lines) < case.steps:
+    steps = steps_of(told.read_text(encoding="utf-8").splitlines() if told.exists() else [])
+    if len(steps) < case.steps:
         reason = last_words(said.read_text(encoding="utf-8", errors="replace"))
-        raise PeerError(f"ended after {len(lines)} of {case.steps} steps: {reason}")
-    return seen(lines, began)
+        raise PeerError(f"ended after {len(steps)} of {case.steps} steps: {reason}")
+    return seen(steps, began)
+
+
+def steps_of(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """What the hook wrote of the optimizer with most steps: ours makes one more step with a small one, for its plan of memory."""
+    steps = [json.loads(line) for line in lines]
+    sizes = Counter(step["size"] for step in steps)
+    return [step for step in steps if step["size"] == sizes.most_common(1)[0][0]]
 
 
 def environment_of(start: Start, hook: Path) -> dict[str, str]:
@@ -107,9 +115,8 @@ def end(process: psutil.Popen) -> None:
     process.wait()
 
 
-def seen(lines: list[str], began: float) -> Run:
-    """From what the hook wrote. The first interval is not counted: some of what is made on first use is made in it."""
-    steps = [json.loads(line) for line in lines]
+def seen(steps: Sequence[dict[str, Any]], began: float) -> Run:
+    """In all. The first interval is not counted: some of what is made on first use is made in it."""
     intervals = [later["at"] - earlier["at"] for earlier, later in pairwise(steps)][1:]
     last = steps[-1]
     first = steps[0]["at"] - began

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.peer_inputs import Inputs
 from benchmarks.peer_starts import Case, Start
-from benchmarks.peers import PeerError, Run, last_words, rows, run_side, seen
+from benchmarks.peers import PeerError, Run, last_words, rows, run_side, seen, steps_of
 
 CASE = Case(pixels=64, rank=4, dtype="no", recompute=False, steps=3, most=120.0)
 NOTHING = Inputs(Path(), Path(), Path(), Path())
@@ -17,6 +17,9 @@ TRAINS = """
 import torch
 parameter = torch.nn.Parameter(torch.ones(2))
 optimizer = torch.optim.AdamW([parameter])
+trial = torch.nn.Parameter(torch.ones(5))
+trial.sum().backward()
+torch.optim.AdamW([trial]).step()
 for _ in range(100):
     parameter.square().sum().backward()
     optimizer.step()
@@ -30,7 +33,9 @@ def side_of(program: str):
 
 def test_a_side_is_watched_from_outside_and_ends_with_its_last_step(tmp_path):
     run = run_side(side_of(TRAINS), CASE, NOTHING, tmp_path)
-    assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == CASE.steps
+    trial, *steps = (tmp_path / "steps.jsonl").read_text().splitlines()
+    assert len(steps) == CASE.steps
+    assert steps_of([trial, *steps]) == [json.loads(step) for step in steps]
     assert 0 < run.step < run.first
     assert run.peak > 50 << 20
     assert not (tmp_path / "said.txt").read_text()
@@ -49,7 +54,7 @@ def test_a_side_that_takes_too_long_is_ended_with_what_it_started(tmp_path):
 
 def test_a_step_is_the_median_interval_after_the_first():
     steps = [{"at": at, "peak_bytes": 10 * at, "torch": "2", "threads": 2} for at in (107, 117, 118, 120, 123)]
-    assert seen([json.dumps(step) for step in steps], 100.0) == Run(step=2, first=7.0, peak=1230, torch="2", threads=2)
+    assert seen(steps, 100.0) == Run(step=2, first=7.0, peak=1230, torch="2", threads=2)
 
 
 def test_the_reason_is_the_error_itself_not_that_of_the_launcher():
