@@ -94,7 +94,7 @@ def run_side(side: Side, case: Case, inputs: Inputs, folder: Path) -> Run:
 
 
 def steps_of(lines: Sequence[str]) -> list[dict[str, Any]]:
-    """What the hook wrote of the optimizer with most steps: ours makes one more step with a small one, for its plan of memory."""
+    """What the hook wrote of the optimizer with most steps: ours also makes a step with a small one, for its plan of memory."""
     steps = [json.loads(line) for line in lines]
     sizes = Counter(step["size"] for step in steps)
     return [step for step in steps if step["size"] == sizes.most_common(1)[0][0]]
