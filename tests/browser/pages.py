@@ -14,7 +14,7 @@ from comfy_server import PACK_NAME, Server
 from graphs import EXAMPLE, load_workflow
 
 PATIENCE = 300_000  # ms; a busy machine is twenty times slower
-STEPS = 40
+STEPS = 200  # enough to press Stop before the last, however slow the page beside the training
 SIZE = {"width": 1500, "height": 1000}
 SHORT = {
     "TrainLoRA": {"name": "scenario", "max_train_steps": STEPS},
