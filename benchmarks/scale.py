@@ -2,11 +2,11 @@
 
 A job on pico in float32, four samples a step, trained by one process, by two and four that the run starts itself
 (`num_devices`), by two from `accelerate launch`, by two with the base shared out (FSDP2), and where the package deepspeed is
-installed by two with a configuration for its ZeRO 2 and 3. The job is `plain` (one batch of
-four), or has `everything` that could notice who computes what: masks, a TREAD route, regularisation, dropout, accumulation, a
-running average and a held-out loss. `difference` is the largest between the weights of the LoRA, or of its average, and those
-of one process; bar: 1e-6. `moved`: four processes until a third of the steps, two until two thirds, one to the end. `killed`:
-one of two is killed in the middle; the run says so, what all had done is saved, and one process goes on to the end.
+installed by two with a configuration for its ZeRO 2 and 3. The job is `plain` (one batch of four), or has `everything` that
+could notice who computes what: masks, a TREAD route, regularisation, dropout, accumulation, a running average and a held-out
+loss. `difference` is the largest between the weights of the LoRA, or of its average, and those of one process; bar: 1e-6.
+`moved`: four processes until a third of the steps, two until two thirds, one to the end. `killed`: one of two is killed in the
+middle; the run says so, what all had done is saved, and one process goes on to the end.
 
 The seconds say nothing of scaling: the processes share the cores of one machine.
 """

@@ -14,8 +14,6 @@ import slow_tier  # noqa: E402
 from support import make_pictures  # noqa: E402
 
 LONGEST = (
-    "browser",
-    "server",
     "test_faults.py",
     "test_run.py",
     "test_plan.py",
@@ -47,20 +45,9 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def group_of(item: pytest.Item) -> str:
-    """What one worker runs: all that share a browser, or the server of the other tests in ComfyUI; else a file."""
-    folder = item.path.parent.name
-    if folder == "browser":
-        return "browser"
-    return "server" if folder == "comfy" and "server" in item.fixturenames else item.path.name
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests run where they are asked for. What takes longest comes first: no worker is to be alone with it at the end."""
-    items.sort(key=lambda item: LONGEST.index(group_of(item)) if group_of(item) in LONGEST else len(LONGEST))
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(group_of(item)))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests run where they are asked for. The longest files come first: no worker is to be alone with one at the end."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if not os.environ.get("FLUX_LORA_SLOW"):
         for item in items:
             if item.get_closest_marker("slow") or slow_tier.is_left_out(item):

@@ -34,8 +34,8 @@ def mounting() -> None:
 
 
 def test_runs_that_are_killed_anywhere_end_as_if_nothing_had_happened(straight):
-    report = kill_many(straight, 2, seed=5)
-    assert report["kept"] and report["kills"] == report["resumed"] == report["byte_equal"] == 2, report
+    report = kill_many(straight, 3, seed=5)
+    assert report["kept"] and report["kills"] == report["resumed"] == report["byte_equal"] == 3, report
 
 
 def test_a_finished_run_whose_files_are_damaged_is_finished_once_more(straight):

@@ -14,7 +14,9 @@ PLACE = ["--num_machines", "1", "--num_processes", "2", "--mixed_precision", "no
 
 @pytest.fixture
 def launched(monkeypatch):
-    """Give this process the environment that `accelerate launch` with these words would."""
+    """Give this process the environment that `accelerate launch` with these words would, as the first of two."""
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
 
     def launched(*words):
         args = launch_command_parser().parse_args([*PLACE, "--use_deepspeed", *map(str, words), "script.py"])
@@ -39,6 +41,12 @@ def test_the_stage_is_that_of_the_launcher_s_words(launched, stage):
     assert f"ZeRO {stage}: {done}" in said_of_zero()
 
 
+def test_of_one_process_nothing_is_said_that_is_not_done(launched, monkeypatch):
+    launched("--zero_stage", 3)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert said_of_zero() == ""
+
+
 @pytest.mark.parametrize(("config", "stage"), [({"zero_optimization": {"stage": 3}}, 3), ({"fp16": {"enabled": True}}, 0)])
 def test_the_stage_is_that_of_deepspeed_s_own_file(launched, tmp_path, config, stage):
     (tmp_path / "zero.json").write_text(json.dumps(config), encoding="utf-8")
@@ -52,7 +60,7 @@ def test_the_stage_is_that_of_deepspeed_s_own_file(launched, tmp_path, config, s
         (None, "that cannot be read: .*No such file"),
         ("{", "that cannot be read"),
         ("[]", "that cannot be read"),
-        ('{"zero_optimization": {"stage": "auto"}}', "is 'auto', and can be 0, 1, 2 or 3"),
+        ('{"zero_optimization": {"stage": "auto"}}', "is 'auto'; set it to 0, 1, 2 or 3"),
     ],
 )
 def test_a_file_that_does_not_tell_is_named(launched, tmp_path, text, said):

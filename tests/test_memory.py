@@ -87,10 +87,9 @@ def test_offload_during_startup_is_an_option_of_the_run(pictures, tmp_path):
 
 
 def test_vae_enable_tiling_takes_large_pictures_in_pieces():
-    narrow = {"block_out_channels": (32, 32, 64, 64), "layers_per_block": 1}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = Vae(AutoencoderKL(**FLUX_VAE | narrow).requires_grad_(False).eval(), CPU)
+        vae = Vae(AutoencoderKL(**FLUX_VAE).requires_grad_(False).eval(), CPU)
     pixels = torch.rand(1, 3, 64, TILE + 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     sizes = []
     vae.model.encoder.register_forward_hook(lambda module, given, result: sizes.append(tuple(given[0].shape[-2:])))

@@ -36,7 +36,7 @@ def test_a_run_leaves_what_it_promises(tmp_path, pictures, cache):
         metadata={"workflow": '{"nodes": []}'},
     )
     (tmp_path / "job.json").write_text(json.dumps(data))
-    command = Command("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache)
+    command = Command("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache, in_child=True)
     assert command.code == 0, command.stderr
     report = command.report
     run_dir = Path(report["run_dir"])

@@ -16,13 +16,13 @@ from typing import Any
 
 from . import csv_command, dataset_command, evaluate_command, job_commands, lora_commands, publish, runs_command
 from .commands import COMMANDS, make_command
-from .data.uncollected import uncollected
 from .errors import JobError, StopRequested
 from .job import TrainJob
 from .job_changes import Change, allowed_changes
 from .job_file import dump_job, load_job
 from .launched import speaks
 from .run_dir import RunDir, run_dir_for
+from .uncollected import uncollected
 
 DONE, FAILED, WRONG_INPUT, STOPPED = 0, 1, 2, 3
 

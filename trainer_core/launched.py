@@ -46,15 +46,18 @@ def zero_stage() -> int | None:
     try:
         stage = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0)
     except (OSError, ValueError, AttributeError) as error:
-        raise JobError(f"accelerate's configuration names DeepSpeed's file {path}, that cannot be read: {error}") from error
+        raise JobError(
+            f"accelerate's configuration names DeepSpeed's file {path}, that cannot be read: {error}; name one that "
+            "can, or say --zero_stage instead"
+        ) from error
     if stage not in range(SHARES_WEIGHTS + 1):
-        raise JobError(f"the stage of ZeRO in {path} is {stage!r}, and can be 0, 1, 2 or 3")
+        raise JobError(f"zero_optimization.stage in {path} is {stage!r}; set it to 0, 1, 2 or 3")
     return stage
 
 
 def said_of_zero() -> str:
-    """What is done in the place of DeepSpeed, or ''."""
-    stage = zero_stage()
+    """What is done in the place of DeepSpeed; '' where nobody asks for it, or there is one process, which shares nothing."""
+    stage = zero_stage() if launched_place() else None
     if stage is None:
         return ""
     if stage >= SHARES_WEIGHTS:

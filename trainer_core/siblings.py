@@ -138,7 +138,8 @@ def _take_over(setup: Setup, context: RunContext, origin: Origin) -> bool:
     shutil.rmtree(partial, ignore_errors=True)
     for step in {origin.step, history.best.step if history.best else origin.step}:
         shutil.copytree(checkpoint_dir(sibling.checkpoints_dir, step), checkpoint_dir(partial, step))
-    write_sealed(checkpoint_dir(partial, origin.step) / STATE_FILE, state | {"history": state["history"] | history.to_json()})
+    told = state["history"] | history.to_json()  # of an earlier version it has the losses, too, which stay
+    write_sealed(checkpoint_dir(partial, origin.step) / STATE_FILE, state | {"history": told})
     _copy_pictures(sibling, own, origin.step)
     context.events.adopt(_events_until(setup, sibling, own, origin.step))
     changes = [change._asdict() for change in allowed_changes(sibling.job(), setup.job) if change.field != "metadata"]

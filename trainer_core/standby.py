@@ -21,7 +21,7 @@ def main() -> int:
     """Load, wait, and do what is said; the exit code."""
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for who has started it
     from .cli import main as command
-    from .data.uncollected import uncollected
+    from .uncollected import uncollected
 
     with uncollected():  # libraries are loaded in seven eighths of the time
         from . import launch  # noqa: F401  whose imports take the time

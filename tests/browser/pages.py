@@ -117,11 +117,6 @@ class Comfy:
         path = self.monitor.locator(".fls-dots").first
         return (path.get_attribute("d") or "").count("M") if path.count() else 0
 
-    def wait_for_dots(self, more_than: int) -> int:
-        script = "count => (document.querySelector('.fls-node .fls-dots')?.getAttribute('d').match(/M/g) ?? []).length > count"
-        self.page.wait_for_function(script, arg=more_than)
-        return self.dots()
-
     def step(self) -> int:
         """The last step of the chart in the node, as it says of itself."""
         label = self.monitor.locator(".fls-chart").first.get_attribute("aria-label")

@@ -36,7 +36,7 @@ def test_a_finished_run_is_found_and_drawn_from_its_events(
     comfy.run()
     comfy.wait_for_headline("Finished")
     assert comfy.property() == run_id
-    assert comfy.wait_for_dots(FEW - 1) == FEW
+    assert comfy.wait_for_step(FEW - 1) == comfy.dots() == FEW
     comfy.shot(f"newest_{'vue' if has_vue_nodes else 'canvas'}")
     comfy.monitor.get_by_role("button", name="Gradient").click()
     assert comfy.monitor.locator(".fls-legend").inner_text().startswith("norm")

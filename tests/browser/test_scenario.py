@@ -39,7 +39,7 @@ def stopped(comfy: Comfy, server: Server, waiting: int) -> int:
     """The example run until its curve begins, then stopped by the button; the step it had."""
     comfy.page.evaluate("app.graph.add(LiteGraph.createNode('LoraLoaderModelOnly'))")
     comfy.run()
-    comfy.wait_for_dots(0)
+    comfy.wait_for_step(0)
     comfy.shot("training")
     comfy.click("Stop and save")
     comfy.wait_for_headline("Stopped")
@@ -55,7 +55,7 @@ def finished(comfy: Comfy, stopped: int) -> str:
     comfy.wait_for_headline("Stopped")
     assert comfy.dots() == stopped
     comfy.click("Go on")
-    assert comfy.wait_for_dots(stopped) > stopped
+    assert comfy.wait_for_step(stopped) > stopped
     comfy.shot("goes_on")
     comfy.wait_for_headline("Finished")
     comfy.page.locator(".fls-notice").wait_for()

@@ -32,14 +32,14 @@ def comfy(browser: Any, server: Server) -> Iterator[Comfy]:
 def test_a_template_runs_stops_goes_on_and_shows_its_pictures(comfy: Comfy, server: Server, name: str) -> None:
     comfy.open_template(name, name=re.sub(r"[^a-z0-9]+", "-", name.lower()), max_train_steps=STEPS)
     comfy.run()
-    comfy.wait_for_dots(0)
+    comfy.wait_for_step(0)
     comfy.shot(f"{name}, 1 training")
     comfy.click("Stop and save")
     comfy.wait_for_headline("Stopped")
     assert 0 < (stopped := comfy.dots()) < STEPS
     comfy.shot(f"{name}, 2 stopped")
     comfy.click("Go on")
-    assert comfy.wait_for_dots(stopped) > stopped
+    assert comfy.wait_for_step(stopped) > stopped
     comfy.wait_for_headline("Finished")
     comfy.shot(f"{name}, 3 finished")
     pictured = comfy.page.evaluate("kinds => app.graph.nodes.filter(node => kinds.includes(node.type)).length", SHOWN)

@@ -3,8 +3,11 @@
 Each stop ends a process and the next start goes on, so a process lives for a part of the steps. What it holds is looked at
 every second. It is warm once it has saved, pictured, evaluated and paused, for each brings code and buffers with it that stay:
 from then on the last tenth of the looks is held against the first, by the median, and a line is laid through all of them.
-Memory is the process's own, without the pages of files, which the system lends. Step time is the clock's, by the median. Two
-processes with the same work differ by a tenth, so what it grows by is seen within each life, and added up over them.
+Memory is the process's own, without the pages of files, which the system lends.
+
+Step time: two processes with the same work differ by a tenth, and a machine is not equally fast twice. So when all steps are
+done the same job begins anew beside it, and short lives of the young run and of the old one take turns. Each life's step is the
+median of its steps, and `old_to_young` the median of the pairs' ratios.
 """
 
 import contextlib
@@ -27,17 +30,16 @@ LOOK_SECONDS = 1.0
 WISHES = ((SAVE,), (SAMPLE,), (PAUSE, CONTINUE))
 STEPS_BETWEEN = 100  # two wishes
 MOST_GROWTH, MOST_SLOWER = 0.02, 0.05
-STEPS_TOGETHER = 50  # whose median stands for them
+PAIRS, STEPS_OF_A_PAIR, STEPS_TO_WARM = 21, 80, 20
 
 
 class Look(NamedTuple):
-    """What a process held after so many steps, and how long it had computed."""
+    """What a process held after so many steps."""
 
     step: int
     bytes: int
     handles: int
     threads: int
-    seconds: float
 
 
 class Life(NamedTuple):
@@ -64,31 +66,20 @@ class Life(NamedTuple):
         handles = [look.handles for look in self.looks]
         return max(tenth(handles, last=True)) - max(tenth(handles))
 
-    @property
-    def step_seconds(self) -> float:
-        """What a step took of the processor, with all that comes between steps."""
-        first, last = self.looks[0], self.looks[-1]
-        return (last.seconds - first.seconds) / (last.step - first.step)
-
 
 def soak(folder: Path, steps: int) -> dict[str, Any]:
     """Train so many steps in a few lives; what came of it."""
-    many = {"max_train_steps": steps, "checkpoint_step_interval": 500, "log_interval": 100}
+    many = {"max_train_steps": steps + (1 + PAIRS) * STEPS_OF_A_PAIR, "checkpoint_step_interval": 500, "log_interval": 100}
     harmed = make_harmed(folder, small=True, **many)
     began, lives = time.monotonic(), []
     for number in range(1, LIVES + 1):
-        lives.append(live(harmed, steps * number // LIVES if number < LIVES else None))
-    seconds = step_seconds(harmed.run_dir)
-    assert len(seconds) == steps, "steps are missing"
-    share = steps // LIVES
-    pace = [statistics.median(seconds[share * n : share * (n + 1)]) for n in range(LIVES)]
-    work = [life.step_seconds for life in lives]
-    slower = [step_growth(seconds[share * n : share * (n + 1)]) for n in range(LIVES)]
+        lives.append(live(harmed, steps * number // LIVES))
+    pace, ratios = step_seconds(harmed.run_dir, steps), old_to_young(harmed, steps)
     events = [event["event"] for event in EventReader(harmed.run_dir.events_path).new()]
     is_kept = (
         max(life.growth for life in lives) < MOST_GROWTH
         and max(life.more_handles for life in lives) <= 0
-        and sum(slower) < MOST_SLOWER
+        and statistics.median(ratios) < 1 + MOST_SLOWER
     )
     return {
         "steps": steps,
@@ -103,18 +94,19 @@ def soak(folder: Path, steps: int) -> dict[str, Any]:
         "handles": [life.looks[-1].handles for life in lives],
         "threads": [life.looks[-1].threads for life in lives],
         "step_ms": [round(1000 * value, 2) for value in pace],
-        "processor_ms": [round(1000 * value, 2) for value in work],
-        "step_growth": [round(value, 4) for value in slower],
+        "old_to_young": round(statistics.median(ratios), 4),
+        "pairs": sorted(round(value, 3) for value in ratios),
         "leftovers": leftovers(harmed.out),
         "seconds": round(time.monotonic() - began, 1),
         "kept": is_kept,
     }
 
 
-def live(harmed: Harmed, until: int | None) -> Life:
-    """One start, stopped after that step, if there is one; now and then it is asked for something meanwhile."""
+def live(harmed: Harmed, until: int) -> Life:
+    """One start, stopped after that step; now and then it is asked for something meanwhile."""
     child, run_dir, looks, wishes, told = start(harmed), harmed.run_dir, [], 0, set()
     process, reader, step, first = psutil.Process(child.pid), EventReader(run_dir.events_path, from_end=True), 0, None
+    is_asked = False
     while child.is_alive():
         for event in reader.new():
             step = event["step"] if event["event"] == "step" else step
@@ -129,18 +121,18 @@ def live(harmed: Harmed, until: int | None) -> Life:
                 for wish in WISHES[wishes % len(WISHES)]:
                     run_dir.ask(wish)
                 wishes += 1
-            if until is not None and step >= until:
+            if step >= until and not is_asked:
                 run_dir.ask(STOP)
-                until = None
+                is_asked = True
         child.join(LOOK_SECONDS)
-    assert child.exitcode in (0, 3), said(harmed)
+    assert child.exitcode == 3, said(harmed)
     assert len(looks) > 1, "it ended before it was warm: more steps"
     return Life(looks)
 
 
 def look_at(process: psutil.Process, step: int) -> Look:
-    held, times = process.memory_info(), process.cpu_times()
-    return Look(step, held.rss - held.shared, process.num_fds(), process.num_threads(), times.user + times.system)
+    held = process.memory_info()
+    return Look(step, held.rss - held.shared, process.num_fds(), process.num_threads())
 
 
 def tenth(values: list, *, last: bool = False) -> list:
@@ -149,15 +141,32 @@ def tenth(values: list, *, last: bool = False) -> list:
     return values[-count:] if last else values[:count]
 
 
-def step_growth(seconds: list[float]) -> float:
-    """By which share the steps become slower from the first of these to the last, by a straight line through medians."""
-    pieces = [seconds[at : at + STEPS_TOGETHER] for at in range(0, len(seconds), STEPS_TOGETHER)]
-    medians = [statistics.median(piece) for piece in pieces]
-    slope = statistics.linear_regression(range(len(medians)), medians).slope
-    return slope * len(medians) / statistics.fmean(medians)
+def old_to_young(harmed: Harmed, steps: int) -> list[float]:
+    """How long a step of the run takes that has done so many, in terms of one that begins; by pairs of lives. The old run ends
+    with the last of them."""
+    young = harmed.beside("young")
+    return [
+        step_of_a_life(harmed, steps + STEPS_OF_A_PAIR * (1 + number)) / step_of_a_life(young, STEPS_OF_A_PAIR * number)
+        for number in range(1, PAIRS + 1)  # the old one is a little beyond those steps already
+    ]
 
 
-def step_seconds(run_dir: RunDir) -> list[float]:
-    """How long each step took, the last time that it was done."""
+def step_of_a_life(harmed: Harmed, until: int) -> float:
+    """The median step, in seconds, of one start that is stopped after that step."""
+    child, reader, told, is_asked = start(harmed), EventReader(harmed.run_dir.events_path, from_end=True), [], False
+    while child.is_alive():
+        told += [event for event in reader.new() if event["event"] == "step"]
+        if told and until <= told[-1]["step"] < harmed.steps and not is_asked:
+            harmed.run_dir.ask(STOP)
+            is_asked = True
+        child.join(0.02)
+    assert child.exitcode in (0, 3), said(harmed)
+    return statistics.median(event["seconds"] for event in told[STEPS_TO_WARM:])
+
+
+def step_seconds(run_dir: RunDir, steps: int) -> list[float]:
+    """The median step of each life."""
     told = {event["step"]: event["seconds"] for event in EventReader(run_dir.events_path).new() if event["event"] == "step"}
-    return [told[step] for step in sorted(told)]
+    assert told.keys() >= set(range(1, steps + 1)), "steps are missing"
+    share = steps // LIVES
+    return [statistics.median(told[share * life + step] for step in range(1, share + 1)) for life in range(LIVES)]

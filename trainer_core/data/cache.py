@@ -29,10 +29,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import JobError
+from ..uncollected import uncollected
 from ..writing import write_atomically
 from .aside import threads_aside
 from .shards import PATTERN, DamagedShard, Entry, checksum, is_intact, new_name, read_shard
-from .uncollected import uncollected
 
 FORMAT = "3"
 SHARD_BYTES = 128 << 20

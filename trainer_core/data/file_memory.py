@@ -19,11 +19,11 @@ from pathlib import Path
 
 import PIL
 
+from ..uncollected import uncollected
 from .find import Found
 from .lookers import Lookers
 from .sample import Facts
 from .threads import Threads
-from .uncollected import uncollected
 
 FORMAT = 2  # another one is another table: change it whenever a look would tell something else
 NAME = "files.sqlite"

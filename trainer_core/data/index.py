@@ -16,6 +16,7 @@ from ..file_names import expanded
 from ..flux.flavours import Flavour
 from ..run_dir import PICTURE_SUFFIXES
 from ..specs.dataset import DatasetSpec
+from ..uncollected import uncollected
 from .captions import CaptionReader, caption_reader
 from .crops import Placer, placer, require_detector, warn_of_missing_faces
 from .facts import MEND
@@ -24,7 +25,6 @@ from .find import Found, LeftOut, as_text, find_files, subset, words_of
 from .masks import Mask, alpha_mask, find_masks, mask_folder
 from .references import ReferenceFile, check_reference, find_references, place_reference, reference_folder
 from .sample import Facts, Index, Reject, Rejected, Sample
-from .uncollected import uncollected
 from .upright import check_mask
 
 MAX_LISTED = 10
