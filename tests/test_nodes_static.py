@@ -61,6 +61,7 @@ CONTRACT = {
     "trainer_core.saved",
     "trainer_core.specs",
     "trainer_core.standby",
+    "trainer_core.uncollected",
     "trainer_core.writing",
     *(f"trainer_core.specs.{path.stem}" for path in (PACK_ROOT / "trainer_core" / "specs").glob("[a-z]*.py")),
 }
