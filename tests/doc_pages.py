@@ -28,7 +28,7 @@ ALONE = ("pytest", ".ci/run")  # are commands without a word more
 VARIABLES = re.compile(r"^(?:[A-Z_]+=\S+ )+")
 SHELL = ("", "sh", "bash")
 UV_RUN = "python -m uv run "
-LINK = re.compile(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"")
+LINK = re.compile(r"\]\((?:<([^>]+)>|([^)\s]+))\)|src=\"([^\"]+)\"")
 NAMED_TEST = re.compile(r"(tests/(?:\w+/)*test_\w+\.py)(?: -k (?:\"([^\"]+)\"|(\w+)))?")
 GAP = "\0"  # what a formatted value stands for in a message
 
@@ -51,7 +51,7 @@ def commands(text: str) -> Iterator[str]:
     for block in blocks(text, *SHELL):
         for line in block.replace("\\\n", " ").splitlines():
             if VARIABLES.sub("", line).split(" ")[0] in PROGRAMS:
-                yield from map(_bare, re.split(r"\s{2,}(?!-)|\s+# ", line.strip())[0].split("&&"))
+                yield from map(_bare, re.split(r"\s{2,}(?![\s-])|\s+# ", line.strip())[0].split("&&"))
     for code in INLINE.findall(FENCE.sub("", text)):
         words = VARIABLES.sub("", code).split()
         if words and words[0] in PROGRAMS and _is_whole(words):
@@ -83,7 +83,7 @@ def words_of(command: str) -> list[str]:
 
 def links(text: str) -> list[str]:
     """Where the page's links and pictures lead, those to other places than this repository left out."""
-    found = [one or other for one, other in LINK.findall(FENCE.sub("", text))]
+    found = ["".join(parts) for parts in LINK.findall(FENCE.sub("", text))]
     return [link.split("#")[0] for link in found if "://" not in link and not link.startswith("#")]
 
 
