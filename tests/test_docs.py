@@ -242,6 +242,13 @@ def test_the_readme_s_tree_names_every_module_of_the_trainer_and_no_file_that_is
     assert not set(re.findall(r"\w+\.(?:py|js|css|json)\b", tree.replace("node.js", ""))) - there
 
 
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks() -> None:
+    figures = re.compile(r"\d+\.\d+")
+    table = text_of(ROOT / "README.md").partition("\n| measured ")[2].partition("\n\n")[0]
+    assert len(figures.findall(table)) >= 8
+    assert not set(figures.findall(table)) - set(figures.findall(text_of(ROOT / "docs" / "benchmarks.md")))
+
+
 def test_the_readme_leads_to_every_page_of_the_docs() -> None:
     led = set(links(text_of(ROOT / "README.md")))
     assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in led]
