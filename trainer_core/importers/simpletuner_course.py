@@ -124,7 +124,7 @@ def _seed(draft: Draft, option: str, value: Any) -> None:
 
 def _interval(draft: Draft, option: str, value: Any) -> None:
     draft.put("training.gradient_checkpointing_interval", value or 1)
-    text = "every so-manieth block is recomputed; newer versions of the original recompute whole groups of so many blocks"
+    text = "every n-th block is recomputed; newer versions of the original recompute whole groups of so many blocks"
     draft.note(OTHERWISE, option, f"training.gradient_checkpointing_interval: {text}")
 
 

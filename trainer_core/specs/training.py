@@ -36,7 +36,7 @@ class TrainingSpec(Spec):
         0,
         ge=0,
         le=57,
-        description="With gradient_checkpointing, every so-manieth block is recomputed: 2 is faster, for more memory. 0: as few as "
+        description="With gradient_checkpointing, every n-th block is recomputed: 2 is faster, for more memory. 0: as few as "
         "the memory there is asks for; all with blocks_to_swap or activation offloading.",
     )
     log_interval: int = Field(
