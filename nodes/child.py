@@ -84,8 +84,8 @@ def _train(
     command = ["run", str(run.job_path), "--out", str(run.root.parent), "--cache", str(home / "cache")]
     words = [*command, "--json", "--watch-stdin"]
     with run.log_path.open("ab") as child_log:
-        child = STANDBY.take(words, run.root, child_log, environment, on_tick)
-        child = child or start(words, run.root, child_log, environment)
+        child = STANDBY.take(words, child_log, environment, on_tick)
+        child = child or start(words, child_log, environment)
         has_begun = False
         try:
             while child.poll() is None:
@@ -129,7 +129,7 @@ def _answer(command: list[str], folder: Path, on_tick: Callable[[], None]) -> di
     """The report of a command that is run to its end; its log is kept in the folder meanwhile."""
     log_path = folder / "child.log"
     with log_path.open("wb") as log_file:
-        child = start([*command, "--json"], folder, log_file, child_environment(os.environ))
+        child = start([*command, "--json"], log_file, child_environment(os.environ))
         try:
             while child.poll() is None:
                 on_tick()

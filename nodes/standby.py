@@ -16,14 +16,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import BinaryIO
 
 import psutil
 
 from ..trainer_core.standby import READY, TAKEN
 from .environment import child_environment
-from .process import PACK_ROOT, start
+from .process import start
 
 MODULE = "trainer_core.standby"
 MOST_SECONDS = 600.0
@@ -40,7 +39,7 @@ class Waiting:
 
     def __init__(self, environment: Mapping[str, str]):
         self.environment = environment
-        self.process = start([], PACK_ROOT, subprocess.PIPE, environment, module=MODULE)
+        self.process = start([], subprocess.PIPE, environment, module=MODULE)
         self.is_ready = False
         self._is_taken = False
         self._is_ended = False
@@ -59,9 +58,9 @@ class Waiting:
         self.process.wait()
         self.process.stdin.close()
 
-    def begin(self, words: list[str], folder: Path, child_log: BinaryIO, on_tick: Callable[[], None]) -> bool:
+    def begin(self, words: list[str], child_log: BinaryIO, on_tick: Callable[[], None]) -> bool:
         """Whether it has taken up the command. Where it has not, for whatever reason, it is dead."""
-        line = json.dumps({"words": words, "folder": str(folder), "log": child_log.name}).encode() + b"\n"
+        line = json.dumps({"words": words, "log": child_log.name}).encode() + b"\n"
         has_begun = False
         try:
             while self._listener.is_alive():  # until its output is no longer our pipe
@@ -117,7 +116,6 @@ class Standby:
     def take(
         self,
         words: list[str],
-        folder: Path,
         child_log: BinaryIO,
         environment: Mapping[str, str],
         on_tick: Callable[[], None],
@@ -131,7 +129,7 @@ class Standby:
         if not found.fits(environment):
             found.end()
             return None
-        return found.process if found.begin(words, folder, child_log, on_tick) else None
+        return found.process if found.begin(words, child_log, on_tick) else None
 
     def _vacate(self) -> Waiting:
         """Whoever waits, who does so here no longer."""

@@ -1,9 +1,9 @@
 """A trainer that waits: its libraries are loaded before anybody knows the job, and one line tells it what to do.
 
 To load torch, diffusers, transformers and peft takes about ten seconds, and nothing of it depends on the job. The line is a
-JSON object on standard input: the words of a command, the folder to work in, and the log to write. From then on this process
-is what `python -m trainer_core WORDS` would be there, and its standard input means what it means to that command; nothing
-behind the line is read here. If standard input ends without a line it leaves, and says nothing.
+JSON object on standard input: the words of a command, and the log to write. From then on this process is what
+`python -m trainer_core WORDS` would be, and its standard input means what it means to that command; nothing behind the line is
+read here. If standard input ends without a line it leaves, and says nothing.
 
 What it says on standard output, to who has started it: READY once it listens, TAKEN once the line is understood. Whoever has
 not read TAKEN may be sure that nothing was begun. Nothing is put on a card before the command does so.
@@ -31,7 +31,6 @@ def main() -> int:
     if not line:
         return 0
     told = json.loads(line)
-    os.chdir(told["folder"])
     with open(told["log"], "ab") as log:
         print(TAKEN, flush=True)
         os.dup2(log.fileno(), STDOUT)

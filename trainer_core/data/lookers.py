@@ -25,7 +25,8 @@ Told = tuple[Facts | str, bool]  # the facts, or the reason against the file; an
 SMALL = 2**18  # bytes: in the look at a larger file the decoder takes most of the time, and that holds up no other thread
 MANY = 5000  # small files: so many take longer than the start of the processes does
 CORE = Path(__file__).parents[2]
-BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from trainer_core.data.lookers import serve; serve()"
+# nothing is looked for in the working directory, which is ""
+BOOT = "import sys; sys.path[:] = [sys.argv[1], *filter(None, sys.path)]; from trainer_core.data.lookers import serve; serve()"
 NEEDED = frozenset(
     {
         "PATH",
