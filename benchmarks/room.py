@@ -1,8 +1,8 @@
 """What could compiling save here at the most? python -m benchmarks.room [--model M] [--pixels P] [--dtype D] [--json]
 
-Eager steps of the bare loop of `benchmarks.step` under torch's profiler. Matrix products and attention come from the same libraries
-whether a step is compiled or not; all else a compiler may fuse, down to nothing at the very best. So `products` is the share of
-a step that stays, and no compiled step takes less of an eager one.
+Eager steps of the bare loop of `benchmarks.step` under torch's profiler. Matrix products and attention come from the same
+libraries whether a step is compiled or not; all else a compiler may fuse, down to nothing at the very best. So `products` is
+the share of a step that stays, and no compiled step takes less of an eager one.
 """
 
 import argparse

@@ -26,10 +26,12 @@ comfy_flux.py and adaptive_cfg.py, themselves imported late, name them at the to
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..trainer_core.half_written import clear_unfinished
 from .base import LoadFluxForTraining
 from .compare import CompareCheckpoints
 from .dataset import DatasetBucket
 from .dataset_options import DatasetCaptions, DatasetCrop, DatasetSampling
+from .folders import datasets_dir, input_dir, loras_dir
 from .guider import AdaptiveGuider
 from .importer import ImportSimpleTunerConfig
 from .lora_tools import ConvertLoRA, ExtractLoRA, MergeLoRAs, ResizeLoRA
@@ -84,4 +86,6 @@ class FluxLoraExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> ComfyExtension:
+    for folder in (input_dir(), loras_dir(), datasets_dir()):
+        clear_unfinished(folder)  # of a server that died
     return FluxLoraExtension()

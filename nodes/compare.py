@@ -13,7 +13,7 @@ from ..trainer_core.saved import BEST
 from .child import compare
 from .folders import home_dir
 from .offers import copy_lora
-from .permissions import own_run
+from .permissions import check_paths, own_run
 from .pictures import load_pictures
 from .widgets import CATEGORY, TrainRun, completed, text
 
@@ -53,6 +53,7 @@ class CompareCheckpoints(io.ComfyNode):
         values = completed(cls, values)
         save_as = values["save_as"].strip()
         run_dir = own_run(run, "CompareCheckpoints")
+        check_paths(run_dir.job(), "CompareCheckpoints")  # a request may have put that job there
         copied = str(copy_lora(run_dir, values["winner"], save_as)) if save_as else ""
         management.unload_all_models()
         with tempfile.TemporaryDirectory() as folder:

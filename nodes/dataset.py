@@ -20,7 +20,7 @@ from ..trainer_core.run_dir import PICTURE_SUFFIXES, READ_BY_DATASETS
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.training import TrainingSpec
-from .folders import home_dir, input_dir
+from .folders import datasets_dir, home_dir, input_dir
 from .model_files import ComfyPlaces
 from .permissions import check_part, digest_of
 from .pictures import keep_batch, to_batch
@@ -166,7 +166,7 @@ class Batch(NamedTuple):
                 raise JobError(f"DatasetBucket: {len(self.images)} images but {len(given)} {name}; give one for each image")
             if given is not None and values.get(field, "").strip():
                 raise JobError(f"DatasetBucket: both {name} and {field} are given; disconnect the one or empty the other")
-        return keep_batch(self.images, lines, home_dir() / "datasets", self.masks, self.references).fields()
+        return keep_batch(self.images, lines, datasets_dir(), self.masks, self.references).fields()
 
 
 def _folders() -> list[str]:

@@ -14,6 +14,11 @@ def home_dir() -> Path:
     return output_dir() / "flux_lora"
 
 
+def datasets_dir() -> Path:
+    """Pictures that came along a wire."""
+    return home_dir() / "datasets"
+
+
 def loras_dir() -> Path:
     """A folder of LoRAs that ComfyUI's loaders look into."""
     return output_dir() / "loras"

@@ -7,30 +7,33 @@ from pathlib import Path
 
 from ..trainer_core.errors import JobError
 from ..trainer_core.file_names import problem_of
+from ..trainer_core.half_written import unfinished
 from ..trainer_core.run_dir import RunDir
+from ..trainer_core.runs import find_run
 from ..trainer_core.saved import find_lora
-from .folders import loras_dir
+from .folders import home_dir, loras_dir
 
 SUFFIX = ".safetensors"
 MOST_FOLDERS = 4
 
 
 def offer(lora: Path, path: Path) -> Path:
-    """Copy the LoRA to where ComfyUI's LoRA loaders find it."""
-    if not path.exists() or path.stat().st_mtime_ns < lora.stat().st_mtime_ns:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        shutil.copyfile(lora, temporary)
-        os.replace(temporary, path)
+    """Copy the LoRA to where ComfyUI's LoRA loaders find it, over whatever else lies there."""
+    if not (path.exists() and filecmp.cmp(path, lora, shallow=False)):
+        with unfinished(path.parent) as new:
+            shutil.copyfile(lora, new)
+            os.replace(new, path)
     return path
 
 
 def copy_lora(run: RunDir, which: str, name: str) -> Path:
     """The copy of the run's LoRA `which` under that name, or folder/name, below ComfyUI's LoRA folder.
 
-    JobError where there is no such LoRA, where the name leaves the folder, or is taken by another LoRA.
+    JobError where there is no such LoRA, where the name leaves the folder, is that of another run, or is taken by another LoRA.
     """
     path, lora = place(name), _lora(run, which)
+    if path.parent == loras_dir() and path.stem != run.run_id and find_run(home_dir() / "runs", path.stem):
+        raise JobError(f"{path.stem} is the name of another run, whose LoRA Train LoRA keeps there; choose another name")
     if lora.suffix != SUFFIX or run.root.resolve() not in lora.resolve().parents:
         raise JobError(f"the LoRA {which!r} of run {run.run_id} does not lie in its folder; train it again under another name")
     return keep(lora, path)

@@ -61,14 +61,19 @@ def permissions() -> Permissions:
 
 def check_job(job: TrainJob, node: str) -> None:
     """JobError where the job reads what it may not, or would reach the network."""
-    for field, path in paths_of_job(job):
-        check_readable(path, field, node)
+    check_paths(job, node)
     wanted = network_wishes(job)
     if wanted and not permissions().allow_network:
         raise JobError(
             f"{node}: {', '.join(wanted)} is on, but a workflow may not use the network here; switch it off, or allow it with "
             f'"allow_network": true in {settings_path()}'
         )
+
+
+def check_paths(job: TrainJob, node: str) -> None:
+    """JobError where the job reads what it may not."""
+    for field, path in paths_of_job(job):
+        check_readable(path, field, node)
 
 
 def network_wishes(job: TrainJob) -> list[str]:

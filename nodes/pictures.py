@@ -2,13 +2,15 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from ..trainer_core.data.colours import check_opened
+from ..trainer_core.half_written import unfinished
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +20,7 @@ CONSTANT_TIME = 1_000_000_000  # in seconds since 1970: September 2001
 
 def load_pictures(paths: Iterable[Path]) -> "Tensor":
     """Pictures as a batch, smaller ones in the middle of a black frame of the largest size."""
-    pictures = [_opened(path) for path in paths]
+    pictures = [opened(path) for path in paths]
     size = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
     return to_batch(_framed(picture, size) for picture in pictures)
 
@@ -44,8 +46,10 @@ def _framed(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return frame
 
 
-def _opened(path: Path) -> Image.Image:
+def opened(path: Path) -> Image.Image:
+    """In RGB. ValueError where it is too large to be a picture of ours."""
     with Image.open(path) as file:
+        check_opened(file)
         return file.convert("RGB")
 
 
@@ -99,13 +103,12 @@ def _write_folder(folder: Path, pictures: Sequence[Image.Image], captions: Seque
 
     Modification times are constant: they are part of what identifies a run, and the folder may be deleted and made again.
     """
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    for index, picture in enumerate(pictures):
-        picture.save(temporary / f"{index:04d}.png")
-    for index, caption in enumerate(captions):
-        (temporary / f"{index:04d}.txt").write_text(caption + "\n", encoding="utf-8")
-    for path in temporary.iterdir():
-        os.utime(path, (CONSTANT_TIME, CONSTANT_TIME))
-    os.replace(temporary, folder)
+    with unfinished(folder.parent) as new:
+        new.mkdir()
+        for index, picture in enumerate(pictures):
+            picture.save(new / f"{index:04d}.png")
+        for index, caption in enumerate(captions):
+            (new / f"{index:04d}.txt").write_text(caption + "\n", encoding="utf-8")
+        for path in new.iterdir():
+            os.utime(path, (CONSTANT_TIME, CONSTANT_TIME))
+        os.replace(new, folder)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
-from PIL import Image
 
 from ..trainer_core.events import Event
 from ..trainer_core.graph_parts import SOCKETS, job_of
@@ -26,8 +25,8 @@ from .folders import home_dir, loras_dir, output_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .loaded import load_lora
 from .offers import offer
-from .permissions import check_job, network_wishes
-from .pictures import load_pictures
+from .permissions import check_job, is_readable, network_wishes
+from .pictures import load_pictures, opened
 from .widgets import (
     CATEGORY,
     TrainRun,
@@ -127,10 +126,8 @@ class NodeProgress:
             self._bar.update_absolute(event["done"], event["total"])
         elif kind == "step":
             self._bar.update_absolute(event["step"], event["steps"])
-        elif kind in ("preview", "sample"):
-            with Image.open(event["path"]) as file:
-                preview = ("JPEG", file.convert("RGB"), PREVIEW_PIXELS)
-            self._bar.update_absolute(self._bar.current, preview=preview)
+        elif kind in ("preview", "sample") and is_readable(Path(event["path"])):
+            self._bar.update_absolute(self._bar.current, preview=("JPEG", opened(Path(event["path"])), PREVIEW_PIXELS))
         elif kind == "warning":
             log.warning("%s", event["message"])
 

@@ -5,7 +5,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..trainer_core.saved import FINAL, find_lora
-from .permissions import own_run
+from .permissions import check_part, own_run
 from .widgets import CATEGORY, TrainRun, completed
 
 
@@ -49,7 +49,9 @@ class LoadTrainedFlux(io.ComfyNode):
         values = completed(cls, values)
         run_dir = own_run(run, "LoadTrainedFlux")
         lora = find_lora(run_dir, values["checkpoint"])
+        base = run_dir.job().base
+        check_part(base, "LoadTrainedFlux")  # a request may have put that job there
         from .comfy_flux import apply_lora, load_flux
 
-        model, clip, vae = load_flux(run_dir.job().base)
+        model, clip, vae = load_flux(base)
         return io.NodeOutput(apply_lora(model, lora.path, values["strength"]), clip, vae)

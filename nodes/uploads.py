@@ -1,8 +1,6 @@
 """The request that brings a dataset in: its parts are written to disk as they come, and nothing of it is held in memory."""
 
 import asyncio
-import shutil
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..trainer_core.file_names import cleaned
+from ..trainer_core.half_written import unfinished
 from .folders import input_dir
 from .http_requests import Refusal
 from .intake import ARCHIVE, CHUNK, Incoming, Intake
@@ -23,8 +22,8 @@ BROKEN_OFF = (ConnectionError, asyncio.IncompleteReadError, web.RequestPayloadEr
 async def new_dataset(request: web.Request) -> dict[str, Any]:
     """A new folder in ComfyUI's input folder from the files of the request; its name, and what came of the files."""
     name = cleaned(request.query.get("name", ""), "dataset")
-    async with _staging(input_dir()) as staging:
-        intake = Intake(staging)
+    async with _hidden(input_dir()) as folder:
+        intake = Intake(folder)
         try:
             reader = await request.multipart()
             while (part := await reader.next()) is not None:
@@ -59,11 +58,12 @@ async def _write(part: BodyPartReader, incoming: Incoming) -> None:
 
 
 @asynccontextmanager
-async def _staging(folder: Path) -> AsyncIterator[Path]:
-    """A hidden folder inside this one, gone at the end whatever happens."""
-    staging = folder / f".uploading-{uuid.uuid4().hex[:12]}"
-    await asyncio.to_thread(staging.mkdir, parents=True)
+async def _hidden(folder: Path) -> AsyncIterator[Path]:
+    """An empty hidden folder inside this one, gone at the end whatever happens."""
+    holding = unfinished(folder)
+    new = await asyncio.to_thread(holding.__enter__)
     try:
-        yield staging
+        await asyncio.to_thread(new.mkdir)
+        yield new
     finally:
-        await asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True)
+        await asyncio.to_thread(holding.__exit__, None, None, None)

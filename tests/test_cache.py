@@ -26,7 +26,7 @@ from trainer_core.events import EventLog, EventReader, Pace
 from trainer_core.flux.files import PICO_FILES
 from trainer_core.flux.flavours import FLAVOURS
 from trainer_core.flux.text import EncoderFormat
-from trainer_core.half_written import claim, clear_abandoned
+from trainer_core.half_written import claim, clear_abandoned, clear_unfinished, unfinished
 from trainer_core.job_file import parse_job
 from trainer_core.run_dir import run_dir_for
 from trainer_core.setup import prepare
@@ -236,6 +236,24 @@ def test_what_a_dead_process_left_half_written_goes_and_what_is_being_written_st
         claim(file)
         clear_abandoned(tmp_path)
         assert [path.name for path in tmp_path.rglob("*.tmp")] == ["written.tmp"]
+
+
+def test_what_is_not_whole_yet_is_gone_with_its_writer_and_stays_while_there_is_one(tmp_path):
+    place = tmp_path / "place"
+    with unfinished(place) as one:
+        one.mkdir()
+        (one / "picture").write_bytes(b"half")
+        with unfinished(place) as other:
+            other.write_bytes(b"whole")
+            os.replace(other, place / "done")
+        clear_unfinished(place)
+        assert (one / "picture").exists()
+    assert [path.name for path in place.iterdir()] == ["done"]
+    dead = place / ".unfinished-0123456789ab"
+    (dead / "new").mkdir(parents=True)
+    (dead / "claim").touch()
+    clear_unfinished(place)
+    assert [path.name for path in place.iterdir()] == ["done"]
 
 
 # Several at once

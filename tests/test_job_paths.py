@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from trainer_core.job import TrainJob
 from trainer_core.job_file import parse_job
-from trainer_core.job_paths import PATH_FIELDS, NamedPath, paths_of_job
+from trainer_core.job_paths import PATH_FIELDS, NamedPath, paths_of, paths_of_job
+from trainer_core.specs.base import BaseModelSpec
 from trainer_core.specs.dataset import DatasetSpec
 from trainer_core.specs.spec import Spec
 
@@ -22,6 +25,13 @@ def test_every_field_that_is_named_like_a_path_is_listed_and_no_other() -> None:
     for spec in specs_of(TrainJob):
         texts = {name for name, info in spec.model_fields.items() if info.annotation is str}
         assert {name for name in texts if name.endswith(ENDINGS)} == set(PATH_FIELDS.get(spec, ()))
+
+
+def test_what_looks_like_a_hub_id_is_a_path_where_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models" / "flux").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    base = BaseModelSpec(model_flavour="dev", pretrained_model_name_or_path="models/flux")
+    assert list(paths_of(base)) == [NamedPath("pretrained_model_name_or_path", Path("models/flux"))]
 
 
 def test_what_a_job_names_is_listed_by_field_hub_ids_left_out_and_tables_below_their_pictures(tmp_path: Path) -> None:

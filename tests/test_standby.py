@@ -53,7 +53,9 @@ def test_it_is_the_process_of_the_run_and_stops_with_its_input(place, pictures, 
     (tmp_path / "job.json").write_text(json.dumps(job_data(pictures, training={"max_train_steps": 100_000})), encoding="utf-8")
     assert place.prepare() == standby.LOADING
     [process] = waiting()
-    child = take(place, tmp_path, ["run", str(tmp_path / "job.json"), "--out", str(tmp_path / "runs"), "--json", "--watch-stdin"])
+    child = take(
+        place, tmp_path, ["run", str(tmp_path / "job.json"), "--out", str(tmp_path / "runs"), "--json", "--watch-stdin"]
+    )
     assert child.pid == process.pid
     with (tmp_path / "child.log").open(encoding="utf-8") as log:
         wait_until(lambda: any((tmp_path / "runs").glob("*/events.jsonl")) and '"step"' in events(tmp_path))

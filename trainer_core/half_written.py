@@ -1,4 +1,4 @@
-"""Temporary files in a folder that many processes write into, the cache: which of them somebody is still writing.
+"""Temporary files in a folder that many processes write into: which of them somebody is still writing.
 
 A writer holds its file locked, and the system lets go when the process dies, however it dies. So a temporary file that can be
 locked is nobody's. Windows has another way to the same end: it removes no file that is open. Where a file system knows no
@@ -6,8 +6,11 @@ locks, age decides. Needs no torch.
 """
 
 import os
+import shutil
 import time
-from contextlib import suppress
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +19,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+HIDDEN, CLAIM = ".unfinished-", "claim"  # a folder for what is not whole yet, and the file in it that its writer holds
 STALE_SECONDS = 86_400  # without locks, a temporary file of this age is taken for a dead process'
 
 
@@ -32,6 +36,30 @@ def clear_abandoned(folder: Path) -> None:
         with suppress(OSError):  # somebody has it open, or was faster
             if _is_abandoned(path):
                 path.unlink()
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A name in a hidden folder in this one, for a file or a folder that is renamed out of it once it is whole; what is not is
+    gone afterwards. First takes away what processes left here that died. `folder` is made where it is missing."""
+    clear_unfinished(folder)
+    place = folder / f"{HIDDEN}{uuid.uuid4().hex[:12]}"
+    place.mkdir(parents=True)
+    try:
+        with (place / CLAIM).open("wb") as file:
+            claim(file)
+            yield place / "new"
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Take away what `unfinished` left in this folder, itself, in processes that died."""
+    for path in folder.glob(f"{HIDDEN}*/{CLAIM}"):
+        with suppress(OSError):  # somebody has it open, or was faster
+            if _is_abandoned(path):
+                path.unlink()
+                shutil.rmtree(path.parent)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """Which files and folders each part of a job names: the one list for whoever must know what a job reads.
 
 ComfyUI's side asks it before it touches any of them, since a workflow may come from a stranger. A test holds the table against
-the specs, so that a new field that names a file is not forgotten. Nothing here touches the disk.
+the specs, so that a new field that names a file is not forgotten. All that the disk is asked is whether what looks like a hub
+id is a folder here.
 """
 
 import re
@@ -50,10 +51,10 @@ def paths_of_job(job: TrainJob) -> Iterator[NamedPath]:
 
 
 def paths_of(spec: Spec) -> Iterator[NamedPath]:
-    """Those of one part. A relative table lies below the pictures' folder; a hub id is no path."""
+    """Those of one part. A relative table lies below the pictures' folder; a hub id is no path, unless it is one here."""
     for field in PATH_FIELDS.get(type(spec), ()):
         given = getattr(spec, field).strip()
-        if not given or (field.endswith("_name_or_path") and HUB_ID.fullmatch(given)):
+        if not given or (field.endswith("_name_or_path") and HUB_ID.fullmatch(given) and not Path(given).exists()):
             continue
         path = expanded(given)
         if field == "caption_table" and not path.is_absolute():

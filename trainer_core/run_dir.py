@@ -30,7 +30,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ from filelock import FileLock, Timeout
 from .commands import Command, make_command, read_command
 from .data.find import find_files
 from .errors import JobError
-from .file_names import expanded
+from .file_names import expanded, problem_of_path
 from .job import TrainJob
 from .job_file import load_job, parse_job
 from .specs.publishing import PublishingSpec
@@ -49,7 +49,15 @@ from .writing import Damaged, digest_of, read_json, read_sealed, write_json, wri
 
 RUN_FOLDER_VERSION = 1  # of what docs/run_folder.md promises; another one where a file goes or changes its meaning
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jxl"})
-RESULT_PATHS = ("lora", "ema_lora", "best_lora", "before_after", "loss_curve")
+LORA_SUFFIXES = frozenset({".safetensors"})
+RESULT_KINDS = {"steps": int, "samples": list, "losses": list, "evaluations": list, "digests": dict}
+RESULT_PATHS = {  # and the kinds of files that they may be
+    "lora": LORA_SUFFIXES,
+    "ema_lora": LORA_SUFFIXES,
+    "best_lora": LORA_SUFFIXES,
+    "before_after": PICTURE_SUFFIXES,
+    "loss_curve": PICTURE_SUFFIXES,
+}
 DIGESTED_SUFFIXES = PICTURE_SUFFIXES | {".txt", ".caption", ".csv", ".jsonl", ".parquet"}
 LENGTH_FIELDS = {"max_train_steps", "num_train_epochs"}  # of TrainingSpec
 OUTSIDE_THE_DIGEST = {  # of a job: its length, and what only shows it
@@ -140,15 +148,26 @@ class RunDir:
         return self.root / f"{name}.safetensors"
 
     def result(self) -> dict[str, Any] | None:
-        """What the finished run left, its paths made absolute, or None while it is unfinished. Damaged where the file is that.
-        Reads the disk."""
+        """What the finished run left, its paths made absolute, or None while it is unfinished. Damaged where the file is that,
+        or names what is no LoRA or picture of this run: a request may have put it here. Reads the disk."""
         if not self.result_path.exists():
             return None
         result = read_sealed(self.result_path)
-        for name in RESULT_PATHS:
-            result[name] = result.get(name) and str(self.root / result[name])
-        result["samples"] = [str(self.root / path) for path in result["samples"]]
-        return {"run_id": self.run_id, "run_dir": str(self.root), **result}
+        result.setdefault("digests", {})  # an earlier version wrote none
+        if not all(isinstance(result.get(name), kind) for name, kind in RESULT_KINDS.items()):
+            raise Damaged(f"{self.result_path} is damaged: it is no result")
+        for name, suffixes in RESULT_PATHS.items():
+            result[name] = result.get(name) and self._own(result[name], suffixes)
+        result["samples"] = [self._own(path, PICTURE_SUFFIXES) for path in result["samples"]]
+        return {**result, "run_id": self.run_id, "run_dir": str(self.root)}
+
+    def _own(self, path: Any, suffixes: Collection[str]) -> str:
+        """The absolute path of a file of this run, of such a kind; Damaged where it is none."""
+        found = self.root / str(path)
+        is_one = found.suffix in suffixes and not problem_of_path(found)
+        if not is_one or self.root.resolve() not in found.resolve().parents:
+            raise Damaged(f"{self.result_path} is damaged: it names {str(path)[:200]!r}, which is no file of this run")
+        return str(found)
 
     def intact_result(self) -> dict[str, Any] | None:
         """As `result`, but None, with a warning, where that or a LoRA at its end is not what was written: to be finished once
@@ -158,7 +177,7 @@ class RunDir:
         except Damaged as damage:
             log.warning("%s", damage)
             return None
-        digests = result.get("digests", {}) if result else {}
+        digests = result["digests"] if result else {}
         damaged = [name for name, digest in digests.items() if digest_of(self.root / name) != digest]
         if damaged:
             log.warning("%s in %s: damaged or gone; the run is finished once more", ", ".join(damaged), self.root)

@@ -4,8 +4,11 @@ A run that is not finished has its checkpoints. Light: ComfyUI's nodes ask it to
 """
 
 import re
+from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import JobError
 from .run_dir import RunDir
@@ -49,14 +52,14 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
     which, result, name = which.strip().lower() or FINAL, run_dir.result(), run_dir.job().name
     steps = list_steps(run_dir)
     if which in (FINAL, LATEST) and result:
-        return SavedLora(_undamaged(Path(result["lora"]), result.get("digests", {})), result["steps"])
+        return SavedLora(_undamaged(Path(result["lora"]), result["digests"]), result["steps"])
     if which == BEST and result and result["best_lora"]:
         which = str(result["best_step"])
     best = None if result else best_step(run_dir)
     if which == BEST and best in steps:
         which = str(best)
     if which == EMA and result and result["ema_lora"]:
-        return SavedLora(_undamaged(Path(result["ema_lora"]), result.get("digests", {})), result["steps"], True)
+        return SavedLora(_undamaged(Path(result["ema_lora"]), result["digests"]), result["steps"], True)
     if which == LATEST and steps:
         which = str(steps[-1])
     number, _, kind = which.partition("-")
@@ -64,8 +67,9 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
         folder = checkpoint_dir(run_dir.checkpoints_dir, int(number))
         path = folder / LORA_DIR / f"{name}{'-ema' if kind else ''}.safetensors"
         if path.exists():
-            digests = read_sealed(folder / STATE_FILE)["digests"]
-            return SavedLora(_undamaged(path, {path.name: digests[f"{LORA_DIR}/{path.name}"]}), int(number), bool(kind))
+            return SavedLora(
+                _undamaged(path, {path.name: _told(folder, "digests", f"{LORA_DIR}/{path.name}")}), int(number), bool(kind)
+            )
     known = (
         [FINAL] * bool(result)
         + [BEST] * (best in steps or bool(result and result["best_lora"]))
@@ -77,9 +81,17 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
 
 def _undamaged(path: Path, digests: dict[str, str]) -> Path:
     """The file, if it is what was written; JobError where it is not. A run of an earlier version has no digests."""
-    if digests and digest_of(path) != digests[path.name]:
+    if digests and digest_of(path) != digests.get(path.name):
         raise Damaged(f"{path} is damaged or gone; queue its training again, which mends it, or choose another checkpoint")
     return path
+
+
+def _told(checkpoint: Path, *names: str) -> Any:
+    """What the checkpoint's state says under these names, one inside the other; None where it says nothing. Damaged as of
+    `read_sealed`."""
+    with suppress(FileNotFoundError, LookupError, TypeError):
+        return reduce(getitem, names, read_sealed(checkpoint / STATE_FILE))
+    return None
 
 
 def best_step(run_dir: RunDir) -> int | None:
@@ -93,5 +105,5 @@ def held_out_losses(run_dir: RunDir) -> dict[int, float]:
     result = run_dir.result()
     evaluations = result["evaluations"] if result else []
     if not result and (checkpoints := list_checkpoints(run_dir.checkpoints_dir)):
-        evaluations = read_sealed(checkpoints[0] / STATE_FILE)["history"]["evaluations"]
+        evaluations = _told(checkpoints[0], "history", "evaluations") or []
     return {evaluation["step"]: evaluation["loss"] for evaluation in evaluations}

@@ -1,6 +1,7 @@
 """A workflow is data: it reads where ComfyUI reads, and elsewhere only what the server's owner allows."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,27 @@ def test_files_and_the_network_are_refused_before_anything_is_trained(
     local = {"model_flavour": "dev", "pretrained_model_name_or_path": str(tmp_path)}
     assert "pretrained_model_name_or_path" in refusal(server, change(prompt, "LoadFluxForTraining", **local), "TrainLoRA")
     assert not list(server.runs_dir.glob("strange-*"))
+
+
+@pytest.mark.parametrize("node", ["LoadTrainedFlux", "CompareCheckpoints"])
+def test_a_run_whose_job_was_put_there_reads_no_more_than_a_workflow_may(
+    server: Server, strict: Path, tmp_path: Path, node: str
+) -> None:
+    run = server.runs_dir / "put-there-1"
+    base = {"model_flavour": "dev", "pretrained_model_name_or_path": str(tmp_path / "secret.safetensors")}
+    job = {"name": "put-there", "base": base, "datasets": [{"instance_data_dir": str(server.base_dir / "input")}]}
+    for name, data in {
+        "job.json": job,
+        "result.json": {"lora": "put-there.safetensors", "samples": [], "losses": [], "evaluations": [], "steps": 1},
+    }.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(json.dumps(data), encoding="utf-8")
+    (run / "put-there.safetensors").write_bytes(b"")
+    prompt = {"node": {"class_type": node, "inputs": {"run": str(run)}}}
+    if node == "LoadTrainedFlux":
+        prompt["shown"] = {"class_type": "PreviewAny", "inputs": {"source": ["node", 0]}}
+    assert f"pretrained_model_name_or_path {tmp_path / 'secret.safetensors'} lies outside" in refusal(server, prompt, node)
+    shutil.rmtree(run)
 
 
 @pytest.mark.parametrize("node", ["LoadTrainedFlux", "CompareCheckpoints"])

@@ -93,7 +93,10 @@ def test_the_page_hears_which_node_trains_which_run(forgetful: Server, example: 
         {"node_id": node, "run_id": run, "state": "running"},
         {"node_id": node, "run_id": run, "state": "finished"},
     ]
+    copied = forgetful.output_dir / "loras" / f"{run}.safetensors"
+    copied.write_bytes(b"another")
     again = queue(forgetful.url, only(example, "TrainLoRA"))
+    assert copied.read_bytes() == (run_dir_of(forgetful, "pico-demo") / "pico-demo.safetensors").read_bytes()
     assert again.of("flux_lora.run") == [{"node_id": node, "run_id": run, "state": "finished"}]
 
 
@@ -133,7 +136,7 @@ def test_a_running_run_obeys_and_cannot_be_deleted_until_it_has_stopped(server: 
     assert not run.exists() and ask(server, "GET", f"{RUNS}/{run.name}").status == 404
 
 
-def test_a_lora_is_offered_under_a_name_that_stays_in_the_folder(server: Server, trained: Outcome) -> None:
+def test_a_lora_is_offered_under_a_name_that_stays_in_the_folder(server: Server, trained: Outcome, made: Path) -> None:
     run, loras = run_dir_of(server, "pico-demo"), server.output_dir / "loras"
     offer = f"{RUNS}/{run.name}/offer"
     given = ask(server, "POST", offer, {"name": "mine/first", "checkpoint": STEPS})
@@ -153,6 +156,7 @@ def test_a_lora_is_offered_under_a_name_that_stays_in_the_folder(server: Server,
         "a/b/c/d/e": "leaves the LoRA folder",
         "": "is empty",
         "other": "is there already and another LoRA",
+        "made-1": "is the name of another run",
     }.items():
         refused = ask(server, "POST", offer, {"name": name, "checkpoint": "final"})
         assert refused.status == 400 and said in refused.json["error"], (name, refused.body)
@@ -350,7 +354,84 @@ def digest(*folders: Path) -> str:
     return seen.hexdigest()
 
 
-def odd_requests(run: str, count: int) -> Iterator[tuple[str, bytes, bytes, dict[str, str]]]:
+Odd = tuple[str, bytes, bytes, dict[str, str]]  # method, path, body, headers
+
+
+def spoilt_requests(run: str, count: int) -> Iterator[Odd]:
+    """Requests that each route understands up to one thing, from a fixed seed."""
+    draw = random.Random(20261126)
+    ids = ["none", "..", "made-1%00", "made-1%20", "made-1/..", "linked-run", "%6dade-2", "*", "a" * 300, "\xff"]
+    afters = ["", "-1", "1e3", "0x1", "9" * 16, "%d9%a3", "1%20", "1;2", "null", "1.0"]
+    files = [
+        "job.json",
+        "link.png",
+        "linked/secret.png",
+        "samples",
+        "samples/..",
+        "..%2fbeside.png",
+        "%2e%2e/%2e%2e/beside.png",
+    ]
+    files += [
+        "checkpoints/step-00000001/optimizer.safetensors",
+        "samples/step-000001/page.png",
+        "a" * 600,
+        "C:%5ca.png",
+        "nul.png",
+    ]
+    values = [
+        None,
+        True,
+        -1,
+        1.5,
+        [],
+        {},
+        "",
+        "x" * 5000,
+        "../x",
+        "a/b/c/d/e/f",
+        "nul",
+        "\0",
+        "é",
+        "best",
+        "ema",
+        "00",
+        "1-ema",
+        run,
+    ]
+    fields = {"ask": ("command", "prompt"), "offer": ("name", "checkpoint", "path")}
+    for _ in range(count):
+        one, headers = draw.choice(ids), {"Content_Type": "application/json"}
+        kind, body = draw.choice(["ask", "offer", "delete", "foreign", "standby", "datasets", "id", "events", "files"]), b""
+        method, path = "POST", f"runs/{run}/{kind}"
+        if kind in fields:
+            body = json.dumps({field: draw.choice(values) for field in fields[kind] if draw.random() < 0.7}).encode()
+            body = draw.choice([body, body, body, body[:-1], body + b"}", b"[" * 9000, b"\xff" + body])
+        elif kind == "delete":
+            method, path = "DELETE", f"runs/{one}"
+        elif kind == "foreign":
+            method, path = draw.choice([("DELETE", f"runs/{run}"), ("POST", f"runs/{run}/ask"), ("POST", "standby")])
+            body = b'{"command": "stop"}' if path.endswith("ask") else b"{}"
+            headers |= draw.choice(
+                [{"Origin": FOREIGN}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}, {"Content_Type": "text/plain"}]
+            )
+        elif kind == "standby":
+            path, body = "standby", draw.choice([b"[]", b"", b"1", b'{"command": "stop"}', b"{", b"\0"])
+        elif kind == "datasets":
+            path, body = f"datasets?name={one}", draw.randbytes(draw.randrange(99))
+            headers["Content_Type"] = draw.choice(
+                ["application/json", "multipart/form-data", "multipart/form-data; boundary=x"]
+            )
+        else:
+            method = "GET"
+            asked = {
+                "events": f"runs/{run}/events?after={draw.choice(afters)}",
+                "files": f"runs/{run}/files/{draw.choice(files)}",
+            }
+            path = asked.get(kind, f"runs/{one}{draw.choice(['', '/events', '/workflow', '/files/a.png'])}")
+        yield method, f"/api/flux_lora/{path}".encode("latin-1"), body, headers
+
+
+def odd_requests(run: str, count: int) -> Iterator[Odd]:
     """Methods, paths, bodies and headers of which none means anything, from a fixed seed."""
     draw = random.Random(20261125)
     names = ["..", "%2e%2e%2f", "%00", "%ff%fe", "none", "a" * 3000, "%2fetc%2fpasswd", "~", "con", "{id}", "%25", "'\"<>", "*"]
@@ -393,7 +474,7 @@ def test_a_thousand_odd_requests_are_refused_and_change_and_tell_nothing(server:
     kept = (server.output_dir, server.base_dir / "input")
     before, log = digest(*kept), len(server.log())
     statuses: dict[int, int] = {}
-    for method, path, body, headers in odd_requests("made-1", 1000):
+    for method, path, body, headers in (*odd_requests("made-1", 500), *spoilt_requests("made-1", 500)):
         answer = request(server.url, method, path, body, **headers)
         assert 400 <= answer.status < 500, (method, path, body, headers, answer)
         for secret in (str(server.base_dir), "Traceback", str(Path.home()), ".py"):

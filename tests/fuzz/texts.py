@@ -15,6 +15,7 @@ from trainer_core.job import TrainJob
 from trainer_core.job_file import dump_job, load_job, parse_job
 from trainer_core.run_dir import PICTURE_SUFFIXES, RunDir
 from trainer_core.runs import summarise
+from trainer_core.saved import FINAL, find_lora
 from trainer_core.specs.dataset import DatasetSpec
 from trainer_core.specs.prompts import parse_library
 
@@ -144,7 +145,21 @@ def _read_simpletuner(data: bytes, folder: Path) -> None:
 
 def _run_seeds(folder: Path) -> list[bytes]:
     events = [{"event": "started", "time": 1.0, "steps": 6, "resumed_from": 0}, {"event": "step", "step": 3, "loss": 0.5}]
-    return ["".join(json.dumps(event) + "\n" for event in events).encode(), *_job_seeds(folder)]
+    result = {
+        "lora": "a.safetensors",
+        "before_after": "a.png",
+        "samples": ["a.png"],
+        "steps": 6,
+        "losses": [0.5],
+        "evaluations": [],
+    }
+    told = "".join(json.dumps(event) + "\n" for event in events).encode()
+    return [
+        told,
+        json.dumps(result).encode(),
+        json.dumps(result | {"digests": {"a.safetensors": ""}}).encode(),
+        *_job_seeds(folder),
+    ]
 
 
 def _read_run(data: bytes, folder: Path) -> None:
@@ -154,6 +169,8 @@ def _read_run(data: bytes, folder: Path) -> None:
     summarise(RunDir(folder))
     newest_events(folder / "events.jsonl", {"last": {"step"}})
     read_page(folder / "events.jsonl", 0)
+    if RunDir(folder).intact_result():
+        find_lora(RunDir(folder), FINAL)
 
 
 TEXTS = {

@@ -7,7 +7,6 @@ Both by the same CLIP, in float32. Prompts longer than its context are cut. The 
 with no other's; on small sets they are noisy. The training pictures' vectors are kept in the cache.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,16 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
+from ..data.cache import Shards, entry_name
 from ..data.images import apply_fit, load_rgb
 from ..data.sample import Sample
 from ..errors import JobError
 from ..flux.files import fingerprint
-from ..writing import write_atomically
 
+KIND = "likeness"  # of the cache's entries: a vector for each training picture
 MOST_COMPARED = 64  # training pictures, evenly spread over them
 AT_ONCE = 16
 
@@ -97,15 +96,19 @@ class ClipJudge:
         by_digest = {sample.facts.digest: sample for sample in samples if not sample.is_regularisation}
         every, count = list(by_digest.values()), min(MOST_COMPARED, len(by_digest))
         chosen = [every[number * len(every) // count] for number in range(count)]
-        folder = Path(name)
-        identity = fingerprint(folder / "model.safetensors") if (folder / "model.safetensors").is_file() else name
-        made_from = [identity, *(f"{sample.facts.digest} {sample.bucket} {sample.views[0]}" for sample in chosen)]
-        digest = hashlib.sha256("\0".join(made_from).encode()).hexdigest()
-        path = cache_dir / "likeness" / f"{digest}.safetensors"
-        if not path.exists():
-            pictures = [apply_fit(load_rgb(s.path, s.background), s.views[0], s.bucket) for s in chosen]
-            write_atomically(path, save({"pictures": self._images(pictures)}))
-        return load_file(path)["pictures"]
+        weights = Path(name) / "model.safetensors"
+        identity = fingerprint(weights) if weights.is_file() else name
+        named = {entry_name(KIND, identity, s.facts.digest, str(s.bucket), str(s.views[0])): s for s in chosen}
+        kept = Shards(cache_dir / KIND)
+        kept.check(named)
+        if missing := {entry: sample for entry, sample in named.items() if entry not in kept}:
+            vectors_ND = self._images(
+                [apply_fit(load_rgb(s.path, s.background), s.views[0], s.bucket) for s in missing.values()]
+            )
+            with kept.writer() as writer:
+                for entry, vector_D in zip(missing, vectors_ND, strict=True):
+                    writer.add(entry, {"vector": vector_D})
+        return torch.stack([kept.read(entry)["vector"] for entry in named])
 
 
 def _vectors(features: Any) -> Tensor:
