@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..trainer_core.errors import JobError
 from ..trainer_core.file_names import expanded, problem_of_path
 from ..trainer_core.job import TrainJob
-from ..trainer_core.job_paths import paths_of, paths_of_job
+from ..trainer_core.job_paths import network_wishes, paths_of, paths_of_job
 from ..trainer_core.run_dir import RunDir, dataset_digest
 from ..trainer_core.runs import find_run
 from ..trainer_core.specs.spec import Spec
@@ -74,17 +74,6 @@ def check_paths(job: TrainJob, node: str) -> None:
     """JobError where the job reads what it may not."""
     for field, path in paths_of_job(job):
         check_readable(path, field, node)
-
-
-def network_wishes(job: TrainJob) -> list[str]:
-    """The fields of the job by which it would reach the network."""
-    publishing = job.publishing
-    wishes = {
-        "allow_download": job.base.allow_download,
-        "push_to_hub": publishing.push_to_hub,
-        "webhook_url": bool(publishing.webhook_url),
-    }
-    return [field for field, is_on in wishes.items() if is_on]
 
 
 def check_part(spec: Spec, node: str) -> None:

@@ -15,6 +15,7 @@ from comfy_api.latest import io
 from ..trainer_core.events import Event
 from ..trainer_core.graph_parts import SOCKETS, job_of
 from ..trainer_core.job import TrainJob
+from ..trainer_core.job_paths import network_wishes
 from ..trainer_core.specs.base import BaseModelSpec
 from ..trainer_core.specs.dataset import DatasetSpec
 from ..trainer_core.specs.publishing import PublishingSpec
@@ -25,7 +26,7 @@ from .folders import home_dir, loras_dir, output_dir
 from .job_sockets import comfy_device, needed_sockets, optional_sockets
 from .loaded import load_lora
 from .offers import offer
-from .permissions import check_job, is_readable, network_wishes
+from .permissions import check_job, is_readable
 from .pictures import load_pictures, opened
 from .widgets import (
     CATEGORY,

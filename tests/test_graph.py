@@ -177,6 +177,21 @@ def test_a_workflow_runs_headless(tmp_path: Path) -> None:
     assert exported.report["job"] == json.loads((Path(done.report["run_dir"]) / "job.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize(
+    ("field", "wish"),
+    [("push_to_hub", {"push_to_hub": True, "hub_model_id": "me/cat"}), ("webhook_url", {"webhook_url": "http://127.0.0.1:9/"})],
+)
+def test_a_workflow_reaches_the_network_only_where_whoever_runs_it_says_so(tmp_path: Path, field: str, wish: Any) -> None:
+    workflow = changed("10", publishing=["20", 0]) | {"20": {"class_type": "PublishingConfig", "inputs": wish}}
+    (tmp_path / "workflow.json").write_text(json.dumps(workflow), encoding="utf-8")
+    refused = Command("check", tmp_path / "workflow.json")
+    assert refused.code == 2 and f"{field} is on, and a workflow may be a stranger's" in refused.stderr
+    allowed = Command("check", tmp_path / "workflow.json", "--allow-network")
+    assert allowed.code == 2 and "/first" in allowed.stderr, "it went on, to a folder that is not there"
+    assert Command("export-job", tmp_path / "workflow.json", "--out", tmp_path / "job.json").code == 0
+    assert "/first" in Command("check", tmp_path / "job.json").stderr, "a job is one's own"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
 def test_a_shipped_workflow_is_a_job(path: Path) -> None:
     nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]

@@ -239,6 +239,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--chart", type=Path, metavar="FILE.png", help="draw the plan")
     for sub in (run, check):
         job_commands.add_folders(sub)
+        sub.add_argument("--allow-network", action="store_true", help="a workflow may download, publish, and call its webhook")
     importing = command(
         "import-simpletuner", job_commands.import_simpletuner, job_commands.show, job_commands.IMPORT_TEXT, runs=False
     )

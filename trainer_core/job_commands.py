@@ -18,6 +18,7 @@ from .importers.simpletuner_draft import describe, to_json
 from .importers.simpletuner_model import Swaps
 from .job import TrainJob
 from .job_file import dump_job, load_job
+from .job_paths import network_wishes
 from .writing import write_atomically
 
 Report = dict[str, Any]
@@ -87,7 +88,14 @@ def read_job(path: Path, args: argparse.Namespace) -> TrainJob:
         return load_job(path)  # says what is wrong
     if not is_graph(data):
         return load_job(path)
-    return export_job(parse_graph(data, str(path)), _folders(args), args.node)
+    job = export_job(parse_graph(data, str(path)), _folders(args), args.node)
+    wanted = network_wishes(job)
+    if wanted and not args.allow_network:
+        raise JobError(
+            f"{path}: {', '.join(wanted)} is on, and a workflow may be a stranger's; `flux-lora export-job` shows what it "
+            "would do, and --allow-network lets it"
+        )
+    return job
 
 
 def _folders(args: argparse.Namespace) -> ComfyFolders:

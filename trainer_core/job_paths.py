@@ -1,4 +1,4 @@
-"""Which files and folders each part of a job names: the one list for whoever must know what a job reads.
+"""Which files and folders each part of a job names, and what of it would reach the network: the one list for whoever must know.
 
 ComfyUI's side asks it before it touches any of them, since a workflow may come from a stranger. A test holds the table against
 the specs, so that a new field that names a file is not forgotten. All that the disk is asked is whether what looks like a hub
@@ -60,3 +60,14 @@ def paths_of(spec: Spec) -> Iterator[NamedPath]:
         if field == "caption_table" and not path.is_absolute():
             path = expanded(spec.instance_data_dir) / path
         yield NamedPath(field, path)
+
+
+def network_wishes(job: TrainJob) -> list[str]:
+    """The fields of the job by which it would reach the network."""
+    publishing = job.publishing
+    wishes = {
+        "allow_download": job.base.allow_download,
+        "push_to_hub": publishing.push_to_hub,
+        "webhook_url": bool(publishing.webhook_url),
+    }
+    return [field for field, is_on in wishes.items() if is_on]
