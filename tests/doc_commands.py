@@ -260,5 +260,8 @@ NOT_RUN = {  # why
     "cd <its folder>": "goes into the clone",
     "pytest …": "stands for the tests named beside it; test_docs.py holds their names to the tests, which are in this suite",
     "comfy node publish": "publishes",
+    "hf auth login": "asks for a token, and the hub whose it is",
+    "wandb sync": "sends; test_trackers.py reads what it would send",
+    "tensorboard --logdir": "serves a page until it is stopped; test_trackers.py reads the files that it shows",
     ".ci/run": "is what runs this suite",
 }

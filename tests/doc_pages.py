@@ -24,6 +24,8 @@ PAGES = [
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 PROGRAMS = ("flux-lora", "python", "pytest", "git", "pip", "cd", "uv", "comfy", "accelerate", "unshare", ".ci/run")
+PROGRAMS += ("hf", "wandb", "tensorboard")
+OF_TWO_WORDS = ("wandb", "tensorboard")  # the folder is said in words
 ALONE = ("pytest", ".ci/run")  # are commands without a word more
 VARIABLES = re.compile(r"^(?:[A-Z_]+=\S+ )+")
 SHELL = ("", "sh", "bash")
@@ -60,7 +62,9 @@ def commands(text: str) -> Iterator[str]:
 
 def _is_whole(words: list[str]) -> bool:
     """A program's name alone only mentions it, and so does a launcher's without what it starts."""
-    return "-m" in words if words[0] == "accelerate" else len(words) > 2 or words[0] in ALONE
+    if words[0] == "accelerate":
+        return "-m" in words
+    return len(words) > (1 if words[0] in OF_TWO_WORDS else 2) or words[0] in ALONE
 
 
 def mentions(text: str) -> set[str]:

@@ -16,6 +16,7 @@ CPU = torch.device("cpu")
 SHAPE = read_shape(PICO_FILES.transformer)
 FP8 = torch.float8_e4m3fn
 ORIGINAL = load_file(PICO_FILES.transformer)
+WITHOUT_GUIDANCE = {name: tensor for name, tensor in ORIGINAL.items() if not name.startswith("guidance_in.")}  # as schnell's
 Tensors = dict[str, Tensor]
 
 

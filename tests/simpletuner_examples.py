@@ -1,6 +1,7 @@
 """SimpleTuner's FLUX quickstart as files: each of its examples typed in as it stands there, comments and stray commas included.
 
-A configuration is the guide's list of variables with the example's lines in front, as its readers put it together.
+A configuration is the guide's list of variables with the example's lines behind, as its readers put it together. What the
+guide only names in a sentence, such as a target or a format, is an example of one line.
 """
 
 import json
@@ -35,12 +36,15 @@ RECOMMENDED = """
 EXAMPLES = {  # each a few lines of config.json
     "variables": "",
     "lora_rank": '"--lora_rank": 4,',
+    "rank 1": '"--lora_rank": 1,',
     "schnell": """
   "model_flavour": "schnell",
   "pretrained_model_name_or_path": "black-forest-labs/FLUX.1-schnell",
   "pretrained_vae_model_name_or_path": "black-forest-labs/FLUX.1-schnell",
   "--flux_fast_schedule": true,
 """,
+    "dev": '"model_flavour": "dev",',
+    "kontext": '"model_flavour": "kontext", "pretrained_model_name_or_path": "black-forest-labs/FLUX.1-Kontext-dev",',
     "fluxbooru": '"model_flavour": "fluxbooru", "pretrained_model_name_or_path": "terminusresearch/fluxbooru-v0.3",',
     "libreflux": '"model_flavour": "libreflux", "pretrained_model_name_or_path": "jimmycarter/LibreFlux-SimpleTuner",',
     "optimi-lion": '"optimizer": "optimi-lion",',
@@ -58,18 +62,14 @@ EXAMPLES = {  # each a few lines of config.json
   "max_grad_norm": 1.0,
   "base_model_default_dtype": "bf16",
 """,
-    "lora settings": """
-# 'all+ffs' trains the feed-forward beside attention.
-# - It is said that platforms, such as ComfyUI, may not load it.
-# 'context+ffs' teaches words, before going on by `--init_lora`.
-# Other options are 'tiny' and 'nano', where you train just 1 or 2 layers.
-"--flux_lora_target": "all",
-
-# If you want to use LoftQ initialisation, you can't use Quanto to quantise the base model.
-"--lora_init_type": "loftq",
-""",
+    "lora settings": (FILES / "lora_settings.txt").read_text(encoding="utf-8"),
     "loftq on nf4": '"--flux_lora_target": "mmdit", "--lora_init_type": "loftq", "--base_model_precision": "nf4-bnb",',
     "context+ffs": '"--flux_lora_target": "context+ffs", "--lora_init_type": "pissa",',
+    "all+ffs": '"--flux_lora_target": "all+ffs", "--lora_init_type": "default",',
+    "context": '"--flux_lora_target": "context", "--lora_init_type": "gaussian",',
+    "olora": '"--flux_lora_target": "mmdit", "--lora_init_type": "olora",',
+    "tiny": '"--flux_lora_target": "tiny",',
+    "nano": '"--flux_lora_target": "nano",',
     "hub and tracker": '"--push_to_hub": true, "--report_to": "wandb", "hub_model_id": "someone/ohwx",',
     "lowest memory": """
   "base_model_precision": "nf4-bnb",
@@ -82,9 +82,15 @@ EXAMPLES = {  # each a few lines of config.json
 """,
     "tread": (FILES / "tread.json").read_text(encoding="utf-8").strip()[1:-1].strip() + ",",
     "guidance": '"--flux_guidance_value": 3.5,',
+    "guidance 4.5": '"--flux_guidance_value": 4.5,',
+    "int4": '"--base_model_precision": "int4-quanto",',
+    "int2": '"--base_model_precision": "int2-quanto",',
+    "nf4": '"--base_model_precision": "nf4-bnb", "--optimizer": "bnb-adamw8bit", "--max_grad_norm": 0.01,',
+    "int8 with compile": '"--base_model_precision": "int8-quanto", "--dynamo_backend": "inductor",',
     "bf16": '"--base_model_precision": "bf16", "--quantize_via": "accelerator",',
     "standard": '"--lora_type": "standard", "--learning_rate": 1e-4,',
     "lokr": '"--lora_type": "lycoris", "--optimizer": "bnb-adamw8bit", "--learning_rate": "1e-3",',
+    "lokr with lion": '"--lora_type": "lycoris", "--optimizer": "optimi-lion", "--learning_rate": "2e-4",',
     "dev2pro": """
     "model_family": "flux",
     "pretrained_model_name_or_path": "black-forest-labs/FLUX.1-dev",
@@ -93,9 +99,13 @@ EXAMPLES = {  # each a few lines of config.json
     "pretrained_transformer_subfolder": "none",
 """,
 }
+CROPS = {  # each what all datasets say of crops; the guide names no aspects for random, which needs some
+    "square": {"crop": True, "crop_aspect": "square", "crop_style": "random"},
+    "random": {"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [1.0, 1.5]},
+}
 
 
-def simpletuner_dir(folder: Path, example: str = "", *, small: bool = False) -> Path:
+def simpletuner_dir(folder: Path, example: str = "", *, small: bool = False, crops: str = "") -> Path:
     """SimpleTuner's folder with this configuration; returns its config.json. `small`: sizes as pico's pictures have them."""
     config = folder / "config"
     config.mkdir(parents=True)
@@ -104,6 +114,8 @@ def simpletuner_dir(folder: Path, example: str = "", *, small: bool = False) -> 
     backends = (FILES / "multidatabackend.json").read_text(encoding="utf-8")
     if small:
         backends = backends.replace(": 1024", ": 64").replace(": 512", ": 48").replace(": 1000", ": 1")
+    if crops:
+        backends = json.dumps([entry | CROPS[crops] for entry in json.loads(backends)])
     (config / "multidatabackend.json").write_text(backends, encoding="utf-8")
     for name in ("user_prompt_library.json", "nicknames.json"):
         shutil.copy(FILES / name, config)

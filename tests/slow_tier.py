@@ -80,7 +80,7 @@ KEPT: dict[str, tuple[str, ...]] = {
     "test_modulation.py::test_a_stopped_run_goes_on_to_the_same_bytes": (),
     "test_run.py::test_a_resumed_run_ends_with_the_same_bytes": ("no",),
     "test_run.py::test_stop_through_the_control_file_and_resume_from_the_command_line": (),
-    "test_simpletuner.py::test_the_examples_train_on_pico": (
+    "test_simpletuner_examples.py::test_the_examples_train_on_the_size_of_pico": (
         "prompt library with auto shift with optimi-stableadamw",
         "loftq on nf4",
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model_files import ORIGINAL, write
+from model_files import WITHOUT_GUIDANCE, write
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
@@ -23,14 +23,14 @@ from trainer_core.validation.sample import sampler_settings
 
 PATHS = ("transformer", "vae", "clip_l", "t5", "clip_tokenizer", "t5_tokenizer")
 FEW_STEPS = {"validation_num_inference_steps": 2}  # for time; `defaults` says how many there would be
+DEFAULTS = {"dev": (20, 3.5, 1.0), "krea": (28, 4.5, 1.0)}  # steps, guidance and real CFG of pictures
 WORDS = torch.tensor([[True, True, False]])
 
 
 @pytest.fixture(scope="module")
 def without_guidance(tmp_path_factory) -> Path:
     """The built-in transformer as schnell and LibreFLUX come: without the guidance embedder."""
-    tensors = {name: tensor for name, tensor in ORIGINAL.items() if not name.startswith("guidance_in.")}
-    return write(tmp_path_factory.mktemp("files") / "flux.safetensors", tensors)
+    return write(tmp_path_factory.mktemp("files") / "flux.safetensors", WITHOUT_GUIDANCE)
 
 
 def job_of(flavour: str, pictures: Path, transformer: Path = PICO_FILES.transformer, **parts: dict):
@@ -94,6 +94,27 @@ def test_schnell_with_an_assistant_or_noise_levels_of_the_jobs_own_keeps_the_job
     job = job_of("schnell", pictures, without_guidance, **parts)
     assert flow_of(job) == job.flow
     assert len(draws(flow_of(job))[0]) > 100
+
+
+@pytest.mark.parametrize("flavour", ["dev", "krea"])
+def test_dev_and_krea_train_as_the_job_says_and_are_pictured_with_their_guidance(tmp_path, pictures, cache, flavour):
+    job = job_of(flavour, pictures)
+    manifest = trained(job, tmp_path, cache)
+    assert manifest["base"]["guidance"] and manifest["flow"] == manifest["job"]["flow"]
+    assert manifest["sampler"]["guidance"] == defaults(flavour)[1] and defaults(flavour) == DEFAULTS[flavour]
+    assert draws(flow_of(job))[1] == {1.0}
+
+
+def test_schnell_trains_all_noise_levels_with_an_assistant_that_its_lora_does_not_hold(
+    tmp_path, pictures, without_guidance, cache
+):
+    """The first step's loss is the base's, and with the assistant in it another."""
+    parts = {"flow": {"flow_use_uniform_schedule": True}, "optimizer": {"learning_rate": 0.1}}
+    alone = run_in_process(job_of("schnell", pictures, without_guidance, **parts), tmp_path / "alone", cache)
+    job = job_of("schnell", pictures, without_guidance, **parts, base={"assistant_lora_path": alone["lora"]})
+    helped = run_in_process(job, tmp_path / "helped", cache)
+    assert helped["losses"] != alone["losses"] and len(draws(flow_of(job))[0]) > 100
+    assert load_file(helped["lora"]).keys() == load_file(alone["lora"]).keys()
 
 
 def test_fluxbooru_is_told_its_guidance_sees_the_padding_and_is_pictured_with_real_cfg(tmp_path, pictures, cache):

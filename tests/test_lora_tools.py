@@ -20,6 +20,17 @@ PLACES = re.compile(r"(single_|double_)?(transformer_)?blocks\.0\.|x_embedder|im
 SOURCES = {"lora": "diffusers", "loha": "lycoris", "lokr": "lycoris", "fused": "kohya", "other": "diffusers"}
 
 
+def best(changes: dict[str, torch.Tensor], rank: int | None = None, energy: float = 1.0) -> dict[str, torch.Tensor]:
+    """Each change cut to so many ranks, or to the fewest that hold this share of its squares."""
+    cut = {}
+    for layer, delta in changes.items():
+        left, values, right = torch.linalg.svd(delta.double(), full_matrices=False)
+        held = values.square().cumsum(0) / values.square().sum().clamp(min=1e-300)
+        kept = rank or int((held < energy).sum()) + 1
+        cut[layer] = (left[:, :kept] * values[:kept] @ right[:kept]).float()
+    return cut
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """An adapter of each kind, small enough to leave the model sensible; kohya's is fused."""
@@ -111,6 +122,8 @@ def test_a_share_of_the_energy_takes_the_fewest_ranks_that_hold_it(folder, tmp_p
         assert factors.rank == int((held < 0.8).sum()) + 1
         ranks.add(factors.rank)
     assert len(ranks) > 1
+    cut = forward(best(before, energy=0.8))
+    assert difference(forward(deltas(path)), cut) < 1e-4 < 1e-2 < difference(cut, forward(before))
 
 
 def test_a_whole_matrix_is_cut_as_well_as_it_can_be():
@@ -151,6 +164,16 @@ def test_a_merge_to_a_rank_is_the_best_of_that_rank_of_any_kinds(folder, tmp_pat
     assert (whole - after[layer]).norm().item() == pytest.approx(
         torch.linalg.svdvals(whole)[6:].square().sum().sqrt().item(), rel=1e-3
     )
+
+
+def test_a_merge_to_a_rank_predicts_what_the_cut_sum_does(folder, tmp_path):
+    """To the four ranks that stand out of this sum; of ranks that are nearly alike, any would be as good."""
+    path, paths = tmp_path / "new.safetensors", [folder / f"{name}.safetensors" for name in ("lora", "lokr")]
+    made("merge", *paths, "--rank", 4, "--out", path)
+    one, other = map(deltas, paths)
+    summed = {layer: one[layer] + other[layer] for layer in one}
+    cut = forward(best(summed, rank=4))
+    assert difference(forward(deltas(path)), cut) < 1e-3 < 1e-2 < difference(cut, forward(summed))
 
 
 def test_a_lora_is_extracted_from_a_model_that_it_was_merged_into(folder, tmp_path):

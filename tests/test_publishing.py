@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from small_servers import Hub, serving
 
 from support import Command, job_data, make_pictures
@@ -58,6 +60,11 @@ def told(tmp_path_factory, cache) -> tuple[Path, list[dict], str]:
 
 def lora_of(run_dir: Path) -> Path:
     return run_dir / "test.safetensors"
+
+
+def login(address: str) -> dict[str, str]:
+    """The environment of somebody who is logged in at this hub."""
+    return {"HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
 
 
 def events(run_dir: Path, kind: str) -> list[dict]:
@@ -149,8 +156,7 @@ def test_a_run_is_published_to_a_private_repository(told, tmp_path):
     run_dir, _, _ = told
     hub = Hub()
     with serving(hub) as (address, asked):
-        environment = {"HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        done = Command("publish", run_dir, "--to", "me/other", in_child=True, environment=environment)
+        done = Command("publish", run_dir, "--to", "me/other", in_child=True, environment=login(address))
     assert done.code == 0, done.stderr
     assert hub.private == {"me/other": True}
     assert sorted(hub.files) == ["README.md", "samples/00.png", "test.safetensors"]
@@ -163,11 +169,37 @@ def test_a_run_is_published_to_a_private_repository(told, tmp_path):
     assert TOKEN not in done.stdout + done.stderr and not any(TOKEN.encode() in data for data in hub.files.values())
 
 
+@pytest.mark.parametrize("is_private", [True, False])
+def test_a_run_that_wishes_it_is_published_at_its_end(pictures, cache, tmp_path, is_private):
+    publishing = PUBLISHING | {"model_card_private": is_private}
+    (tmp_path / "job.json").write_text(json.dumps(job_data(pictures, training={"max_train_steps": 1}, publishing=publishing)))
+    hub = Hub()
+    with serving(hub) as (address, _):
+        words = ("run", tmp_path / "job.json", "--out", tmp_path / "runs", "--cache", cache)
+        done = Command(*words, in_child=True, environment=login(address))
+    assert done.code == 0, done.stderr
+    assert hub.private == {"me/balls": is_private} and sorted(hub.files) == ["README.md", "test.safetensors"]
+    run_dir = Path(done.report["run_dir"])
+    assert json.loads((run_dir / "published.json").read_text())["private"] == is_private
+    assert hub.files["README.md"].startswith(b"---\nlicense: apache-2.0\n")
+    sent, kept = hub.files["test.safetensors"], lora_of(run_dir).read_bytes()
+    assert metadata_of(sent)["modelspec.hash_sha256"] == metadata_of(kept)["modelspec.hash_sha256"]
+    assert not [event for event in events(run_dir, "warning") if "published" in event["message"]]
+
+
+def test_public_makes_a_repository_that_everybody_sees(told):
+    run_dir, _, _ = told
+    hub = Hub()
+    with serving(hub) as (address, _):
+        done = Command("publish", run_dir, "--to", "me/shown", "--public", in_child=True, environment=login(address))
+    assert done.code == 0 and hub.private == {"me/shown": False}, done.stderr
+    (run_dir / "published.json").unlink()
+
+
 def test_a_hub_that_says_no_is_an_error_with_the_mend(told):
     run_dir, _, _ = told
     with serving(Hub(refuses=401)) as (address, _):
-        environment = {"HF_ENDPOINT": address, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        done = Command("publish", run_dir, in_child=True, environment=environment)
+        done = Command("publish", run_dir, in_child=True, environment=login(address))
     assert done.code == 2 and "not published to me/balls" in done.stderr and "hf auth login" in done.stderr
     assert TOKEN not in done.stderr and "Traceback" not in done.stderr
     wrong = Command("publish", run_dir, "--to", "a/b/c")
@@ -240,6 +272,23 @@ def test_the_card_has_the_licence_of_the_base(pictures, flavour, licence):
     card = model_card(job, "x.safetensors", 1, [], 1)
     assert card.startswith(f"---\n{licence}")
     assert f"base_model: black-forest-labs/FLUX.1-{flavour}" in card and "base_model_relation: adapter" in card
+
+
+@pytest.mark.parametrize(
+    ("architecture", "licence", "shown"),
+    [
+        ("flux-1-dev/lora", "other", "flux-1-dev-non-commercial-license ("),
+        ("flux-1-schnell/lora", "apache-2.0", "apache-2.0"),
+        ("flux-1-unheard-of/lora", "other", "flux-1-dev-non-commercial-license ("),
+    ],
+)
+def test_what_began_with_a_lora_of_dev_has_dev_s_licence_on_schnell_too(pictures, tmp_path, architecture, licence, shown):
+    began = {"modelspec.architecture": architecture}
+    save_file({"x.lora_A.weight": torch.zeros(1, 1)}, tmp_path / "began.safetensors", began)
+    base = {"model_flavour": "schnell", "pretrained_model_name_or_path": "black-forest-labs/FLUX.1-schnell"}
+    job = parse_job(job_data(pictures, base=base, lora={"init_lora": str(tmp_path / "began.safetensors")}))
+    assert model_card(job, "x.safetensors", 1, [], 1).startswith(f"---\nlicense: {licence}\n")
+    assert modelspec_of(job, FLAVOURS["schnell"], "x")["modelspec.license"].startswith(shown)
 
 
 def test_the_trigger_is_what_the_job_says_else_what_the_datasets_have(pictures):

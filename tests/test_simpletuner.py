@@ -1,4 +1,4 @@
-"""SimpleTuner's configurations: its guide's examples come over and train; every option is accounted for."""
+"""SimpleTuner's configurations as jobs: every option is accounted for, by name and by meaning."""
 
 import json
 import sys
@@ -8,31 +8,13 @@ from typing import Any
 import pytest
 from simpletuner_examples import EXAMPLES, FILES, library, simpletuner_dir
 
-from support import Command, run_in_process
+from support import Command
 from trainer_core.importers.simpletuner import ALIASES, OPTIONS, Imported, import_config
 from trainer_core.importers.simpletuner_dataset_options import DATASET_ALIASES, DATASET_OPTIONS
 from trainer_core.importers.simpletuner_draft import IDLE, OTHERWISE, REFUSED, TAKEN, UNKNOWN, describe
 from trainer_core.importers.simpletuner_model import Swaps
 from trainer_core.importers.simpletuner_rest import FAMILIES
-from trainer_core.job import TrainJob
 from trainer_core.job_file import parse_job
-from trainer_core.specs.training import TrainingSpec
-
-ON_THE_CPU = {"bnb-lion8bit-paged": "bnb-lion8bit"}  # paged states and sageattention want a card
-TRAINED = (  # several to a run where they do not touch
-    ("variables", "lora_rank", "hub and tracker", "nicknames"),
-    ("schnell", "optimi-lion"),
-    ("prompt library", "auto shift", "optimi-stableadamw"),
-    ("int8", "shift 0.1", "fluxbooru"),
-    ("lora settings", "shift 4.0", "guidance"),
-    ("loftq on nf4",),
-    ("context+ffs", "bf16", "libreflux"),
-    ("lowest memory",),
-    ("tread",),
-    ("lokr",),
-    ("dev2pro", "standard"),
-)
-PICTURED = {"prompt library": 15, "nicknames": 2}  # example -> how many prompts it has
 
 
 def imported(config: Path, **swaps: Any) -> Imported:
@@ -54,50 +36,6 @@ def written(folder: Path, options: dict[str, Any], *datasets: dict[str, Any]) ->
 def kinds(found: Imported, option: str) -> dict[str, str]:
     """Kind -> text of what was said of the option."""
     return {note.kind: note.text for note in found.notes if note.option == option}
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_of_the_guide_comes_over_as_it_is(name: str, tmp_path: Path) -> None:
-    found = imported(simpletuner_dir(tmp_path, EXAMPLES[name]))
-    assert not [note for note in found.notes if note.kind in (REFUSED, UNKNOWN)]
-    assert [dataset.instance_data_dir for dataset in found.job.datasets] == [
-        str(tmp_path / "datasets" / folder) for folder in ("pseudo-camera-10k", "dreambooth-subject", "dreambooth-subject")
-    ]
-    assert not found.job.base.allow_download
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.mark.parametrize("names", TRAINED, ids=" with ".join)
-def test_the_examples_train_on_pico(names: tuple[str, ...], tmp_path: Path, cache: Path) -> None:
-    text = "\n".join(EXAMPLES[name] for name in names)
-    found = imported(simpletuner_dir(tmp_path / "simpletuner", text, small=True), base="pico")
-    shown = next((count for name, count in PICTURED.items() if name in names), 0)
-    result = run_in_process(cheap(found.job, pictures=shown > 0), tmp_path / "runs", cache)
-    assert result["steps"] == 2 and Path(result["lora"]).is_file()
-    assert len(result["samples"]) == shown
-
-
-def test_every_example_is_trained() -> None:
-    assert set(EXAMPLES) == {name for names in TRAINED for name in names}
-
-
-def cheap(job: TrainJob, *, pictures: bool) -> TrainJob:
-    """The job on the CPU, with small pictures in few steps or none."""
-    data = job.model_dump()
-    data["training"] |= {"device": "cpu", "gradient_accumulation_steps": 1}
-    data["training"] |= {name: TrainingSpec.model_fields[name].default for name in ("report_to", "tracker_project_name")}
-    shown = {"user_prompt_library": job.validation.user_prompt_library, "validation_resolution": "32x32"}
-    shown |= {"validation_num_inference_steps": 1, "validation_guidance_real": 1.0}
-    data["validation"] = shown if pictures else {"num_validation_images": 0}
-    data["base"] |= {"attention_mechanism": "diffusers"}
-    if job.base.base_model_precision != "bf16":
-        data["base"]["mixed_precision"] = "no"  # bf16 is slow on processors without instructions for it
-    data["optimizer"]["optimizer"] = ON_THE_CPU.get(job.optimizer.optimizer, job.optimizer.optimizer)
-    return parse_job(data)
 
 
 def test_every_option_of_the_original_s_flux_trainer_is_in_the_tables() -> None:

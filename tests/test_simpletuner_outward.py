@@ -10,22 +10,52 @@ from simpletuner_examples import EXAMPLES, simpletuner_dir
 from support import Command
 from trainer_core.errors import JobError
 from trainer_core.graph_parts import imported as handed_on
-from trainer_core.importers.simpletuner import ALIASES, OPTIONS, Imported, import_config
+from trainer_core.importers.simpletuner import ALIASES, Imported, import_config
 from trainer_core.importers.simpletuner_draft import IDLE, OTHERWISE, REFUSED, TAKEN, UNKNOWN, describe
 from trainer_core.importers.simpletuner_files import ENV_NAMES, Place
 from trainer_core.importers.simpletuner_model import Swaps
 
 HOOK = {"webhook_type": "discord", "webhook_url": "https://example.org/secret", "message_prefix": "me"}
-RENAMED = {  # an option by a name of another version, and where its value is in the job
-    "rank": (8, "lora.lora_rank"),
-    "checkpointing_steps": (70, "training.checkpoint_step_interval"),
-    "checkpoint_step_interval": (70, "training.checkpoint_step_interval"),
-    "validation_steps": (30, "validation.validation_step_interval"),
-    "validation_step_interval": (30, "validation.validation_step_interval"),
-    "validation_epochs": (2, "validation.validation_epoch_interval"),
-    "flux_schedule_shift": (2.0, "flow.flow_schedule_shift"),
-    "flux_guidance_scale": (3.5, "flow.flux_guidance_value"),
-    "flow_matching_sigmoid_scale": (1.5, "flow.flow_sigmoid_scale"),
+ARRIVES = {  # an option that has other names -> a value, and where the job has which
+    "attention_mechanism": ("xformers", "base.attention_mechanism", "xformers"),
+    "checkpoint_step_interval": (70, "training.checkpoint_step_interval", 70),
+    "checkpoints_total_limit": (3, "training.checkpoints_total_limit", 3),
+    "dynamo_backend": ("inductor", "training.torch_compile", "auto"),
+    "flow_beta_schedule_alpha": (3.0, "flow.flow_beta_schedule_alpha", 3.0),
+    "flow_beta_schedule_beta": (3.0, "flow.flow_beta_schedule_beta", 3.0),
+    "flow_schedule_auto_shift": (True, "flow.flow_schedule_auto_shift", True),
+    "flow_schedule_shift": (2.0, "flow.flow_schedule_shift", 2.0),
+    "flow_sigmoid_scale": (1.5, "flow.flow_sigmoid_scale", 1.5),
+    "flow_use_beta_schedule": (True, "flow.flow_use_beta_schedule", True),
+    "flow_use_uniform_schedule": (True, "flow.flow_use_uniform_schedule", True),
+    "flux_guidance_value": (3.5, "flow.flux_guidance_value", 3.5),
+    "gradient_checkpointing": (False, "training.gradient_checkpointing", False),
+    "hub_model_id": ("me/balls", "publishing.hub_model_id", "me/balls"),
+    "lora_rank": (8, "lora.lora_rank", 8),
+    "lr_scheduler": ("linear", "optimizer.lr_scheduler", "linear"),
+    "max_train_steps": (11, "training.max_train_steps", 11),
+    "model_flavour": ("schnell", "base.model_flavour", "schnell"),
+    "num_train_epochs": (3, "training.num_train_epochs", 3),
+    "pretrained_model_name_or_path": ("me/flux", "base.pretrained_model_name_or_path", "me/flux"),
+    "pretrained_vae_model_name_or_path": ("me/vae", "base.vae_path", "me/vae"),
+    "seed": (5, "training.seed", 5),
+    "validation_disable": (True, "validation.num_validation_images", 0),
+    "validation_epoch_interval": (2, "validation.validation_epoch_interval", 2),
+    "validation_step_interval": (30, "validation.validation_step_interval", 30),
+}
+BESIDE = {  # what it does nothing without
+    "flow_beta_schedule_alpha": {"flow_use_beta_schedule": True},
+    "flow_beta_schedule_beta": {"flow_use_beta_schedule": True},
+    "hub_model_id": {"push_to_hub": True},
+    "num_train_epochs": {"max_train_steps": 0},
+}
+SAID = {  # those that do nothing here by themselves, and are said -> a value
+    "checkpoint_epoch_interval": 2,
+    "eval_steps_interval": 50,
+    "instance_data_dir": "elsewhere",
+    "minimum_image_size": 32,
+    "push_checkpoints_to_hub": True,
+    "resume_from_checkpoint": "latest",
 }
 CHOICES = {  # all that the guide names for an option
     "model_flavour": ("krea", "dev", "schnell", "kontext", "fluxbooru", "libreflux"),
@@ -94,16 +124,42 @@ def test_the_node_hands_on_what_is_published(tmp_path: Path) -> None:
     assert name == "my-lora" and "secret" not in report
 
 
-@pytest.mark.parametrize("name", RENAMED)
-def test_a_name_of_another_version_is_the_same_option(name: str, tmp_path: Path) -> None:
-    value, path = RENAMED[name]
+def arrived(config: Path, option: str, value: Any) -> bool:
+    """Whether the option's value is in the job's field, or at least in the report."""
+    found = import_config(config)
+    assert found.job is not None, describe(found.notes)
+    if option in SAID:
+        return any(note.option == option and note.value == value for note in found.notes)
+    _, path, expected = ARRIVES[option]
     part, field = path.split(".")
-    assert getattr(getattr(imported(tmp_path, **{name: value}).job, part), field) == value
+    return getattr(getattr(found.job, part), field) == expected
 
 
-def test_every_other_name_leads_to_an_option_that_is_known() -> None:
-    assert not [name for name in ALIASES.values() if name not in OPTIONS]
-    assert not [name for name in ENV_NAMES.values() if name not in OPTIONS and name not in ALIASES]
+@pytest.mark.parametrize("name", [*ARRIVES, *(name for name in ALIASES if name != "data_backend")])
+def test_a_value_arrives_by_each_name_that_an_option_has_in_some_version(name: str, tmp_path: Path) -> None:
+    option = ALIASES.get(name, name)
+    value = SAID[option] if option in SAID else ARRIVES[option][0]
+    assert arrived(configured(tmp_path, BESIDE.get(option, {}) | {name: value}), option, value)
+
+
+@pytest.mark.parametrize("name", [name for name in ENV_NAMES if name != "dataloader_config"])
+def test_a_value_arrives_by_each_name_that_is_for_env_files_alone(name: str, tmp_path: Path) -> None:
+    option = ENV_NAMES[name]
+    value = str(SAID[option] if option in SAID else ARRIVES[option][0])
+    config = configured(tmp_path, {}).rename(tmp_path / "given.json").with_name("config.env")
+    options = {"max_train_steps": 10} | BESIDE.get(option, {}) | {name: value, "data_backend_config": "backends.json"}
+    config.write_text("\n".join(f"{key.upper()}={entry}" for key, entry in options.items()), encoding="utf-8")
+    assert arrived(config, option, value)
+
+
+@pytest.mark.parametrize("named", [{"data_backend": "given.json"}, {}], ids=["inside", "behind"])
+def test_the_list_of_datasets_is_named_inside_or_given_behind(named: dict[str, str], tmp_path: Path) -> None:
+    config, datasets = configured(tmp_path, {}), tmp_path / "given.json"
+    (tmp_path / "backends.json").rename(datasets)
+    config.write_text(json.dumps({"max_train_steps": 10, **named}), encoding="utf-8")
+    done = Command("import-simpletuner", config, *([] if named else [datasets]), "--base", "pico")
+    assert done.code == 0, done.stderr
+    assert [dataset["id"] for dataset in done.report["job"]["datasets"]] == ["pictures"]
 
 
 @pytest.mark.parametrize(("option", "value"), [(option, value) for option, values in CHOICES.items() for value in values])

@@ -8,6 +8,7 @@ from model_files import (
     FP8,
     ORIGINAL,
     SHAPE,
+    WITHOUT_GUIDANCE,
     checkpoint,
     in_diffusers,
     original,
@@ -44,7 +45,7 @@ FILES = {
     "prefixed_fp8": prefixed("model.diffusion_model.", PLAIN_FP8),
     "checkpoint": checkpoint(original(torch.float16)),
     "checkpoint_scaled": checkpoint(as_comfyui_scales(ORIGINAL)),
-    "without_guidance": {name: tensor for name, tensor in ORIGINAL.items() if not name.startswith("guidance_in.")},
+    "without_guidance": WITHOUT_GUIDANCE,
     "diffusers": in_diffusers(torch.bfloat16),
 }
 
