@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,29 @@ def test_strength_zero_is_the_base_and_strength_one_is_not(server: Server, examp
     assert ImageChops.difference(with_lora, without).getbbox() is not None
     assert saved(server, run.by_comfyui(lora, 0.0)).tobytes() == without.tobytes()
     assert saved(server, run.by_comfyui(lora, 1.0)).tobytes() == with_lora.tobytes()
+
+
+def test_a_reference_latent_changes_the_picture_and_each_in_its_own_way(
+    server: Server, example: Prompt, trained: Outcome
+) -> None:
+    """That ComfyUI and the trainer make the same of one: test_forward.py."""
+    plain = change(change(only(example, "SaveImage"), "BasicScheduler", steps=4), "EmptySD3LatentImage", batch_size=1)
+    pictures = [saved(server, plain), *(saved(server, with_reference(plain, colour)) for colour in (0xFF0000, 0x0000FF))]
+    assert all(ImageChops.difference(*pair).getbbox() is not None for pair in combinations(pictures, 2))
+
+
+def with_reference(prompt: Prompt, colour: int) -> Prompt:
+    """The graph with a picture of one colour as ReferenceLatent before its guider, as in the template on editing."""
+    guider = find(prompt, "AdaptiveGuider")
+    sides = {side: prompt[guider]["inputs"][side] for side in ("positive", "negative")}
+    prompt = change(prompt, "AdaptiveGuider", **{side: [side, 0] for side in sides})
+    vae, size = [find(prompt, "LoadTrainedFlux"), 2], {"width": 64, "height": 64, "batch_size": 1}
+    prompt["colour"] = {"class_type": "EmptyImage", "inputs": {**size, "color": colour}}
+    prompt["latent"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["colour", 0], "vae": vae}}
+    for side, conditioning in sides.items():
+        inputs = {"conditioning": conditioning, "latent": ["latent", 0]}
+        prompt[side] = {"class_type": "ReferenceLatent", "inputs": inputs}
+    return prompt
 
 
 class LoraRun:
