@@ -84,7 +84,9 @@ KEPT: dict[str, tuple[str, ...]] = {
         "prompt library with auto shift with optimi-stableadamw",
         "loftq on nf4",
     ),
-    "test_publishing.py::test_a_run_that_wishes_it_is_published_at_its_end": ("False",),
+    "test_publishing.py::test_a_run_that_wishes_it_is_published_at_its_end": (),  # the others publish by the command
+    # test_init_lora.py has an assistant on pico
+    "test_flavours.py::test_schnell_trains_all_noise_levels_with_an_assistant_that_its_lora_does_not_hold": (),
     "test_flavours.py::test_dev_and_krea_train_as_the_job_says_and_are_pictured_with_their_guidance": ("dev",),
     "test_tread.py::test_compiled_blocks_take_the_routes_and_train_without_a_graph_break": (),
     "test_files.py::test_the_trained_base_loads_from_files_with_its_lora": (),
