@@ -69,12 +69,12 @@ class Life(NamedTuple):
 
 def soak(folder: Path, steps: int) -> dict[str, Any]:
     """Train so many steps in a few lives; what came of it."""
-    many = {"max_train_steps": steps + (1 + PAIRS) * STEPS_OF_A_PAIR, "checkpoint_step_interval": 500, "log_interval": 100}
+    many = {"max_train_steps": steps + 2 * (1 + PAIRS) * STEPS_OF_A_PAIR, "checkpoint_step_interval": 500, "log_interval": 100}
     harmed = make_harmed(folder, small=True, **many)
     began, lives = time.monotonic(), []
     for number in range(1, LIVES + 1):
         lives.append(live(harmed, steps * number // LIVES))
-    pace, ratios = step_seconds(harmed.run_dir, steps), old_to_young(harmed, steps)
+    pace, ratios = step_seconds(harmed.run_dir, steps), old_to_young(harmed)
     events = [event["event"] for event in EventReader(harmed.run_dir.events_path).new()]
     is_kept = (
         max(life.growth for life in lives) < MOST_GROWTH
@@ -141,26 +141,22 @@ def tenth(values: list, *, last: bool = False) -> list:
     return values[-count:] if last else values[:count]
 
 
-def old_to_young(harmed: Harmed, steps: int) -> list[float]:
-    """How long a step of the run takes that has done so many, in terms of one that begins; by pairs of lives. The old run ends
-    with the last of them."""
+def old_to_young(harmed: Harmed) -> list[float]:
+    """How long a step of this run takes, in terms of one of the same job that begins; by pairs of lives."""
     young = harmed.beside("young")
-    return [
-        step_of_a_life(harmed, steps + STEPS_OF_A_PAIR * (1 + number)) / step_of_a_life(young, STEPS_OF_A_PAIR * number)
-        for number in range(1, PAIRS + 1)  # the old one is a little beyond those steps already
-    ]
+    return [step_of_a_life(harmed) / step_of_a_life(young) for _ in range(PAIRS)]
 
 
-def step_of_a_life(harmed: Harmed, until: int) -> float:
-    """The median step, in seconds, of one start that is stopped after that step."""
+def step_of_a_life(harmed: Harmed) -> float:
+    """The median step, in seconds, of one start that is stopped after some steps."""
     child, reader, told, is_asked = start(harmed), EventReader(harmed.run_dir.events_path, from_end=True), [], False
     while child.is_alive():
         told += [event for event in reader.new() if event["event"] == "step"]
-        if told and until <= told[-1]["step"] < harmed.steps and not is_asked:
+        if len(told) >= STEPS_OF_A_PAIR and not is_asked:
             harmed.run_dir.ask(STOP)
             is_asked = True
         child.join(0.02)
-    assert child.exitcode in (0, 3), said(harmed)
+    assert child.exitcode == 3, said(harmed)
     return statistics.median(event["seconds"] for event in told[STEPS_TO_WARM:])
 
 
