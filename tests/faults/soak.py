@@ -63,8 +63,9 @@ class Life(NamedTuple):
 
     @property
     def more_handles(self) -> int:
+        """How many more files it held all the time at the end; one that is open for a moment is none of them."""
         handles = [look.handles for look in self.looks]
-        return max(tenth(handles, last=True)) - max(tenth(handles))
+        return min(tenth(handles, last=True)) - min(tenth(handles))
 
 
 def soak(folder: Path, steps: int) -> dict[str, Any]:
@@ -91,7 +92,8 @@ def soak(folder: Path, steps: int) -> dict[str, Any]:
         "own_mib": [round(statistics.median(tenth(life.memory, last=True)) / 2**20, 1) for life in lives],
         "memory_growth": [round(life.growth, 4) for life in lives],
         "kib_per_1000_steps": [round(1000 * life.slope / 1024, 1) for life in lives],
-        "handles": [life.looks[-1].handles for life in lives],
+        "handles": [min(tenth([look.handles for look in life.looks], last=True)) for life in lives],
+        "more_handles": [life.more_handles for life in lives],
         "threads": [life.looks[-1].threads for life in lives],
         "step_ms": [round(1000 * value, 2) for value in pace],
         "old_to_young": round(statistics.median(ratios), 4),
