@@ -53,6 +53,8 @@ def test_a_good_one_names_absolute_paths(run):
         {"steps": "1"},
         {"losses": {}},
         {"digests": []},
+        {"digests": {"[" * 300: ""}},
+        {"digests": {"../secret.safetensors": ""}},
         {"digests": {LORA: "not its own"}},
         {"evaluations": 1},
     ],

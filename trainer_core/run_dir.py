@@ -159,6 +159,8 @@ class RunDir:
         for name, suffixes in RESULT_PATHS.items():
             result[name] = result.get(name) and self._own(result[name], suffixes)
         result["samples"] = [self._own(path, PICTURE_SUFFIXES) for path in result["samples"]]
+        for name in result["digests"]:
+            self._own(name, LORA_SUFFIXES)
         return {**result, "run_id": self.run_id, "run_dir": str(self.root)}
 
     def _own(self, path: Any, suffixes: Collection[str]) -> str:
