@@ -128,3 +128,13 @@ def test_a_compiled_run_learns_the_same_says_so_and_resumes_to_the_same_bytes(tm
     events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
     told = [event["done"] for event in events if event["event"] == "phase" and event["phase"] == "compile"]
     assert told == [0, 1] and json.loads((run_dir / "manifest.json").read_text())["compiled"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["nf4-bnb", "int8-quanto", "int8-torchao"])
+def test_a_quantised_base_is_compiled_to_the_same_losses(tmp_path, pictures, cache, precision):
+    losses = []
+    for wish in ("off", "on"):
+        data = job_data(pictures, base={"base_model_precision": precision}, training={"torch_compile": wish})
+        losses.append(run_in_process(parse_job(data), tmp_path / wish, cache)["losses"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
