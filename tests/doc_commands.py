@@ -101,7 +101,7 @@ PICO = " && ".join(
         "export --data {out}/data --vae {out}/vae --transformer {out}/transformer --out {out}/weights",
         "demo_pictures --data {out}/data --out {out}/demo",
         "subject --data {out}/data --out {out}/subject --steps 2 --judged 2",
-        "evaluate --data {out}/data --sheet {out}/sheet.png",
+        "evaluate --data {out}/data --sheet {out}/sheet.png --prompts 4",
     )
 )
 PEERS = "--dtype no --recompute --diffusers-script FILE --diffusers-python PYTHON --simpletuner PYTHON --comfyui FOLDER"

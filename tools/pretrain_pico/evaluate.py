@@ -1,6 +1,7 @@
-"""Measure the exported weights: python -m tools.pretrain_pico.evaluate --data DIR --sheet FILE.png  (1 minute).
+"""Measure the exported weights: python -m tools.pretrain_pico.evaluate --data DIR --sheet FILE.png [--prompts N].
 
-Reads the very files that are shipped, converted back to diffusers and transformers, and prints JSON:
+Reads the very files that are shipped, converted back to diffusers and transformers, and prints JSON, of a hundred prompts
+unless told:
 - retrieval: of 100 prompts, how many pictures lie nearest (16 x 16 pixels, over all subjects of pico) to their own
   original, and among the 100 originals alone;
 - obedience: 100 prompts that mix a subject with a colour, a size or a place; colour is read off the corners, size and
@@ -111,13 +112,13 @@ def read_scene(picture: np.ndarray) -> Scene:
     return Scene(size, background, place)
 
 
-def composed_scenes(seed: int) -> list[Scene]:
-    """A hundred scenes: a third names a colour, a third a size or a place, a third both."""
+def composed_scenes(seed: int, count: int = NUM_PROMPTS) -> list[Scene]:
+    """So many scenes: a third names a colour, a third a size or a place, a third both."""
     chance = random.Random(seed)
     colours = [name for name in BACKGROUNDS if name != "white"]
     places = [name for name in PLACES if name != "middle"]
     scenes = []
-    for i in range(NUM_PROMPTS):
+    for i in range(count):
         colour = chance.choice(colours) if i % 3 != 1 else "white"
         layout = chance.choice([("small", "middle"), ("large", "middle"), *[("small", place) for place in places]])
         scenes.append(Scene(layout[0], colour, layout[1]) if i % 3 != 0 else Scene(background=colour))
@@ -143,17 +144,17 @@ def other_canvases(pico: Pico, names: list[str], glyphs: np.ndarray, chosen: lis
     right = {}
     for canvas in CANVASES:
         pictures = np.concatenate(
-            [pico.draw([names[i] for i in chosen[k : k + 25]], seed=1, canvas=canvas) for k in range(0, NUM_PROMPTS, 25)]
+            [pico.draw([names[i] for i in chosen[k : k + 25]], seed=1, canvas=canvas) for k in range(0, len(chosen), 25)]
         )
         originals = np.stack([np.array(draw(np.ascontiguousarray(glyphs[i]), PLAIN, *canvas)) for i in chosen])
         nearest = torch.cdist(small(pictures), small(originals)).argmin(dim=1)
-        right[f"{canvas[0]}x{canvas[1]}"] = (nearest == torch.arange(NUM_PROMPTS)).sum().item()
+        right[f"{canvas[0]}x{canvas[1]}"] = (nearest == torch.arange(len(chosen))).sum().item()
     return right
 
 
 def obedience(pico: Pico, names: list[str], glyphs: np.ndarray, chosen: list[int]) -> tuple[dict, np.ndarray]:
     """How many composed prompts are obeyed in what they say of the scene, and in the subject too."""
-    scenes = composed_scenes(seed=2)
+    scenes = composed_scenes(seed=2, count=len(chosen))
     captions = [caption(names[i], scene) for i, scene in zip(chosen, scenes, strict=True)]
     pictures = pico.draw(captions, seed=3)
     drawn = np.concatenate([scene_pictures(glyphs, [i], s) for i, s in zip(chosen, scenes, strict=True)])
@@ -187,11 +188,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, default=export.WEIGHTS_DIR)
     parser.add_argument("--sheet", type=Path, required=True)
+    parser.add_argument("--prompts", type=int, default=NUM_PROMPTS)
     arguments = parser.parse_args()
     subjects, glyphs = data.load(arguments.data)
     names = [subject.name for subject in subjects]
     pico = Pico(arguments.weights)
-    chosen = random.Random(0).sample(range(len(names)), NUM_PROMPTS)
+    chosen = random.Random(0).sample(range(len(names)), arguments.prompts)
     found, plain_pictures = retrieval(pico, names, glyphs, chosen)
     obeyed, composed_pictures = obedience(pico, names, glyphs, chosen)
     originals = torch.from_numpy(scene_pictures(glyphs, chosen, PLAIN)).permute(0, 3, 1, 2).float() / 127.5 - 1.0

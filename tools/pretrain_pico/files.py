@@ -10,12 +10,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from trainer_core.cpu_speed import bf16_slowdown
+
 CHECKPOINT_NAME = "checkpoint.pt"
 
 
 def device() -> torch.device:
     """CUDA where there is one, else the processor."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def in_bf16(device: torch.device) -> torch.autocast:
+    """In here products are in bfloat16, but on a processor without instructions for it, which takes many times as long."""
+    is_fast = device.type != "cpu" or bf16_slowdown() < 1.0
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_fast)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

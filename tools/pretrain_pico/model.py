@@ -11,7 +11,7 @@ import itertools
 import torch
 from diffusers import FluxTransformer2DModel
 
-from . import text
+from . import files, text
 
 GUIDANCE = 2.5  # what the guidance embedder is told at sampling: the middle of the values seen in training
 
@@ -100,7 +100,7 @@ def sample(
     x, ids = pack(noise_BCHW), image_ids(height, width, device)
     sigmas = schedule(int(settings["steps"]), settings["shift"]).tolist()
     for sigma, following in itertools.pairwise(sigmas):
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with files.in_bf16(device):
             both = torch.cat([x, x])
             sigma_B = torch.full((len(both),), sigma, device=device)
             velocity = predict(transformer, both, sigma_B, guidance, sequence, pooled, ids).float()

@@ -140,7 +140,7 @@ def train(batches: Batches, out_dir: Path, num_steps: int, rate: float) -> None:
         sigma = batch["sigma"].view(-1, 1, 1)
         x_sigma = (1.0 - sigma) * batch["x"] + sigma * batch["eps"]
         is_home = batch["x"].shape[:2] == (BATCH, HOME[0] * HOME[1] // 256)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with files.in_bf16(device):
             sequence, pooled = encoders(batch["ids"])
             chosen = compiled if is_home else network
             velocity = model.predict(chosen, x_sigma, batch["sigma"], batch["guidance"], sequence, pooled, batch["image_ids"])

@@ -172,7 +172,7 @@ def train(data_dir: Path, out_dir: Path, num_steps: int, seed: int) -> None:
         rgb = picture_batch(glyphs, seed, step).to(device)
         latent = linear_latents(rgb, code)
         noise = NOISE * torch.randn(latent.shape, generator=torch.Generator().manual_seed(step)).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with files.in_bf16(device):
             output = decode(vae, (latent + noise).to(memory_format=torch.channels_last)).float()
         loss = reconstruction_loss(output, rgb)
         optimizer.zero_grad()
