@@ -185,6 +185,7 @@ SHORT: dict[str, Short] = {
     ),
     "python -m benchmarks.adaptive_cfg": Short("python -m benchmarks.adaptive_cfg --steps 4", says=r"cfg 0\.8 .*saved"),
     "python -m benchmarks.step": Short("python -m benchmarks.step --pairs 2", says="ratio_to_bare"),
+    "python -m benchmarks.room": Short("python -m benchmarks.room --model pico --pixels 0", says=r"products: 0\.\d"),
     "python -m benchmarks.data": Short("python -m benchmarks.data --files 20", says="second_index_seconds"),
     "python -m benchmarks.encoding --vae tiny": Short(
         "python -m benchmarks.encoding --vae tiny --rounds 1", says="of the bare loop"
