@@ -139,8 +139,9 @@ def measure(sides: Mapping[str, Side], case: Case, inputs: Inputs, rounds: int) 
             if name in reasons:
                 continue
             with tempfile.TemporaryDirectory() as place:
+                pictures = shutil.copytree(inputs.pictures, Path(place) / "pictures")  # SimpleTuner writes files beside them
                 try:
-                    runs[name].append(run_side(sides[name], case, inputs, Path(place)))
+                    runs[name].append(run_side(sides[name], case, replace(inputs, pictures=pictures), Path(place)))
                 except PeerError as error:
                     reasons[name] = str(error)
             print(f"round {number + 1} of {rounds}, {name}: {reasons.get(name) or runs[name][-1]}", file=sys.stderr, flush=True)
