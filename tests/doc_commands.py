@@ -227,6 +227,7 @@ SHORT: dict[str, Short] = {
     "python -m tests.fuzz workflow": Short(
         "python -m tests.fuzz workflow --minutes 0.05", r"workflow: \d+ files .* 0 findings"
     ),
+    "python -m tests.fuzz run": Short("python -m tests.fuzz run --minutes 0.05", r"run: \d+ files .* 0 findings"),
     "python -m tests.fuzz gguf": Short("python -m tests.fuzz gguf --minutes 0.05", r"gguf: \d+ files .* 0 findings"),
     "python -m tests.fuzz all --minutes 30": Short("python -m tests.fuzz all --minutes 0.05", r"gguf: \d+ files .* 0 findings"),
     "python -m tools.versions harm": Short("python -m tools.versions harm", r"'ok': True", lacks=comfyui),
@@ -262,6 +263,7 @@ NOT_RUN = {  # why
     "pytest …": "stands for the tests named beside it; test_docs.py holds their names to the tests, which are in this suite",
     "comfy node publish": "publishes",
     "hf auth login": "asks for a token, and the hub whose it is",
+    "wandb login": "asks for a key of an account of its own",
     "wandb sync": "sends; test_trackers.py reads what it would send",
     "tensorboard --logdir": "serves a page until it is stopped; test_trackers.py reads the files that it shows",
     ".ci/run": "is what runs this suite",
