@@ -31,9 +31,7 @@ def copy_lora(run: RunDir, which: str, name: str) -> Path:
 
     JobError where there is no such LoRA, where the name leaves the folder, is that of another run, or is taken by another LoRA.
     """
-    path, lora = place(name), _lora(run, which)
-    if path.parent == loras_dir() and path.stem != run.run_id and find_run(home_dir() / "runs", path.stem):
-        raise JobError(f"{path.stem} is the name of another run, whose LoRA Train LoRA keeps there; choose another name")
+    path, lora = place(name, run.run_id), _lora(run, which)
     if lora.suffix != SUFFIX or run.root.resolve() not in lora.resolve().parents:
         raise JobError(f"the LoRA {which!r} of run {run.run_id} does not lie in its folder; train it again under another name")
     return keep(lora, path)
@@ -57,8 +55,9 @@ def _lora(run: RunDir, which: str) -> Path:
         raise JobError(f"the files of run {run.run_id} that name its LoRAs are damaged; queue its graph again") from None
 
 
-def place(name: str) -> Path:
-    """The file of that name; JobError where it would lie elsewhere than in the LoRA folder, links included."""
+def place(name: str, run_id: str = "") -> Path:
+    """The file of that name; JobError where it would lie elsewhere than in the LoRA folder, links included, or where Train LoRA
+    puts the LoRA of a run other than this one."""
     folder = loras_dir()
     parts = name.strip().replace("\\", "/").removesuffix(SUFFIX).split("/")
     if len(parts) > MOST_FOLDERS or ".." in parts:
@@ -69,4 +68,6 @@ def place(name: str) -> Path:
     path = folder.joinpath(*parts[:-1], f"{parts[-1]}{SUFFIX}")
     if folder.resolve() not in path.resolve().parents:
         raise JobError(f"the name {name!r} leaves the LoRA folder; give a name, or folder/name")
+    if len(parts) == 1 and path.stem != run_id and find_run(home_dir() / "runs", path.stem):
+        raise JobError(f"{path.stem} is the name of a run, whose LoRA Train LoRA keeps there; choose another name")
     return path

@@ -30,7 +30,8 @@ def run(tmp_path) -> RunDir:
 
 
 def test_a_good_one_names_absolute_paths(run):
-    write_sealed(run.result_path, GOOD)
+    write_sealed(run.result_path, GOOD | {"run_id": "another", "run_dir": "/"})
+    assert (run.result()["run_id"], run.result()["run_dir"]) == (run.run_id, str(run.root))
     assert run.result() == run.intact_result()
     assert run.result()["lora"] == str(run.root / LORA) and run.result()["samples"] == [str(run.root / PICTURE)]
     assert find_lora(run, "final") == (run.root / LORA, 1, False)

@@ -1,5 +1,6 @@
 """What the owner's environment holds of keys is in no file of a run, looked for in every one of them; and nothing calls out."""
 
+import socket
 import sys
 from pathlib import Path
 
@@ -26,6 +27,10 @@ def test_a_training_opens_no_connection(pictures, tmp_path, cache):
     seen: list[str] = []
     watched = [True]  # a hook stays for as long as the process lives
     sys.addaudithook(lambda event, arguments: seen.append(f"{event} {arguments}") if event in OUTWARD and watched[0] else None)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+    assert [told.partition(" ")[0] for told in seen] == ["socket.bind"], "the hook hears of sockets"
+    seen.clear()
     validation = {"num_validation_images": 1, "validation_num_inference_steps": 1}
     training = {"max_train_steps": 2, "report_to": "tensorboard"}
     run_in_process(parse_job(job_data(pictures, training=training, validation=validation)), tmp_path / "runs", cache)

@@ -54,8 +54,11 @@ def unfinished(folder: Path) -> Iterator[Path]:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Take away what `unfinished` left in this folder, itself, in processes that died."""
-    for path in folder.glob(f"{HIDDEN}*/{CLAIM}"):
+    """Take away what `unfinished` left in this folder, itself, in processes that died; nothing where it cannot be looked at."""
+    left: list[Path] = []
+    with suppress(OSError):  # its drive is away
+        left += folder.glob(f"{HIDDEN}*/{CLAIM}")
+    for path in left:
         with suppress(OSError):  # somebody has it open, or was faster
             if _is_abandoned(path):
                 path.unlink()

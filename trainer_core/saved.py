@@ -67,9 +67,8 @@ def find_lora(run_dir: RunDir, which: str) -> SavedLora:
         folder = checkpoint_dir(run_dir.checkpoints_dir, int(number))
         path = folder / LORA_DIR / f"{name}{'-ema' if kind else ''}.safetensors"
         if path.exists():
-            return SavedLora(
-                _undamaged(path, {path.name: _told(folder, "digests", f"{LORA_DIR}/{path.name}")}), int(number), bool(kind)
-            )
+            digest = _told(folder, "digests", f"{LORA_DIR}/{path.name}")
+            return SavedLora(_undamaged(path, {path.name: digest}), int(number), bool(kind))
     known = (
         [FINAL] * bool(result)
         + [BEST] * (best in steps or bool(result and result["best_lora"]))

@@ -1,4 +1,4 @@
-"""Importing the pack is quick and brings nothing heavy along, measured in processes of their own in ComfyUI's environment."""
+"""Importing the pack is quick, brings nothing heavy along, and tidies up: in processes of their own, as ComfyUI does it."""
 
 import json
 import subprocess
@@ -31,9 +31,13 @@ def test_the_pack_is_imported_in_under_three_tenths_of_a_second(server: Server, 
     comfyui = find_comfyui()
     assert comfyui is not None
     command = [find_python(comfyui), "-c", PROGRAM, str(comfyui), str(PACK_ROOT), str(server.base_dir)]
+    dead = server.base_dir / "input" / ".unfinished-0123456789ab"  # of a ComfyUI that was killed in an upload
+    (dead / "new").mkdir(parents=True)
+    (dead / "claim").touch()
     reports = []
     while len(reports) < 3 and (not reports or reports[-1]["seconds"] >= MOST_SECONDS):  # the first may still compile
         shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
         reports.append(json.loads(shown.splitlines()[-1]))
+    assert not dead.exists()
     assert min(report["seconds"] for report in reports) < MOST_SECONDS, reports
     assert not {"diffusers", "peft", "transformers", "accelerate", "bitsandbytes", "matplotlib"} & set(reports[0]["modules"])

@@ -128,6 +128,8 @@ def test_what_a_tool_may_not_read_or_write_is_refused(
     assert f"lora_path {tmp_path / 'x.safetensors'} lies outside" in refusal(server, outside, "ConvertLoRA")
     leaving = tool("ConvertLoRA", lora=path.name, to="kohya", save_as="../../x")
     assert "leaves the LoRA folder" in refusal(server, leaving, "ConvertLoRA")
+    of_a_run = tool("ConvertLoRA", lora=path.name, to="kohya", save_as=path.stem)
+    assert "is the name of a run" in refusal(server, of_a_run, "ConvertLoRA")
     one = tool("MergeLoRAs", lora_1=path.name, save_as="x")
     assert "choose at least two LoRAs" in refusal(server, one, "MergeLoRAs")
     nothing = tool("ExtractLoRA", save_as="x")

@@ -112,7 +112,11 @@ def test_a_running_run_obeys_and_cannot_be_deleted_until_it_has_stopped(server: 
             seen["begun"] = ask(server, "GET", f"{RUNS}/{data['run_id']}")
             seen["delete while it begins"] = ask(server, "DELETE", f"{RUNS}/{data['run_id']}", {})
         if message["type"] == "progress" and data["max"] == 5000 and "stop" not in seen:
-            run = f"{RUNS}/{next(server.runs_dir.glob('asked-*')).name}"
+            folder = next(server.runs_dir.glob("asked-*"))
+            strange = {"time": 1, "event": "sample", "step": 1, "path": "/etc/hostname"}  # opening it would end the node
+            with (folder / "events.jsonl").open("a", encoding="utf-8") as told:
+                told.write(json.dumps(strange) + "\n")
+            run = f"{RUNS}/{folder.name}"
             seen["running"] = ask(server, "GET", run)
             seen["delete"] = ask(server, "DELETE", run, {})
             seen["prompt"] = ask(server, "POST", f"{run}/ask", {"command": "stop", "prompt": "a cat"})
@@ -156,7 +160,7 @@ def test_a_lora_is_offered_under_a_name_that_stays_in_the_folder(server: Server,
         "a/b/c/d/e": "leaves the LoRA folder",
         "": "is empty",
         "other": "is there already and another LoRA",
-        "made-1": "is the name of another run",
+        "made-1": "is the name of a run",
     }.items():
         refused = ask(server, "POST", offer, {"name": name, "checkpoint": "final"})
         assert refused.status == 400 and said in refused.json["error"], (name, refused.body)
@@ -362,72 +366,38 @@ def spoilt_requests(run: str, count: int) -> Iterator[Odd]:
     draw = random.Random(20261126)
     ids = ["none", "..", "made-1%00", "made-1%20", "made-1/..", "linked-run", "%6dade-2", "*", "a" * 300, "\xff"]
     afters = ["", "-1", "1e3", "0x1", "9" * 16, "%d9%a3", "1%20", "1;2", "null", "1.0"]
-    files = [
-        "job.json",
-        "link.png",
-        "linked/secret.png",
-        "samples",
-        "samples/..",
-        "..%2fbeside.png",
-        "%2e%2e/%2e%2e/beside.png",
-    ]
-    files += [
-        "checkpoints/step-00000001/optimizer.safetensors",
-        "samples/step-000001/page.png",
-        "a" * 600,
-        "C:%5ca.png",
-        "nul.png",
-    ]
-    values = [
-        None,
-        True,
-        -1,
-        1.5,
-        [],
-        {},
-        "",
-        "x" * 5000,
-        "../x",
-        "a/b/c/d/e/f",
-        "nul",
-        "\0",
-        "é",
-        "best",
-        "ema",
-        "00",
-        "1-ema",
-        run,
-    ]
+    files = (
+        "job.json link.png linked/secret.png samples samples/.. ..%2fbeside.png %2e%2e/%2e%2e/beside.png C:%5ca.png nul.png "
+    )
+    files += "checkpoints/step-00000001/optimizer.safetensors samples/step-000001/page.png " + "a" * 600
+    values = [None, True, -1, 1.5, [], {}, "x" * 5000, "\0", "", "../x", "a/b/c/d/e/f", "nul", "é", "best", "00", "stop", run]
     fields = {"ask": ("command", "prompt"), "offer": ("name", "checkpoint", "path")}
+    bodies = {"standby": ["[]", "", "1", '{"command": "stop"}', "{", "\0"], "datasets": ["", "--x", "--x\r\n\r\n"]}
+    forms = ["application/json", "multipart/form-data", "multipart/form-data; boundary=x"]
+    foreign = [{"Origin": FOREIGN}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}, {"Content_Type": "text/plain"}]
     for _ in range(count):
-        one, headers = draw.choice(ids), {"Content_Type": "application/json"}
-        kind, body = draw.choice(["ask", "offer", "delete", "foreign", "standby", "datasets", "id", "events", "files"]), b""
-        method, path = "POST", f"runs/{run}/{kind}"
+        kind = draw.choice(["ask", "offer", "standby", "datasets", "delete", "foreign", "run", "events", "files"])
+        one, headers, body = (
+            draw.choice(ids),
+            {"Content_Type": "application/json"},
+            draw.choice(bodies.get(kind, ["{}"])).encode(),
+        )
+        method, path = {
+            "ask": ("POST", f"runs/{run}/ask"),
+            "offer": ("POST", f"runs/{run}/offer"),
+            "standby": ("POST", "standby"),
+            "datasets": ("POST", f"datasets?name={one}"),
+            "delete": ("DELETE", f"runs/{one}"),
+            "foreign": draw.choice([("DELETE", f"runs/{run}"), ("POST", f"runs/{run}/ask"), ("POST", "standby")]),
+            "run": ("GET", f"runs/{one}{draw.choice(['', '/events', '/workflow', '/files/a.png'])}"),
+            "events": ("GET", f"runs/{run}/events?after={draw.choice(afters)}"),
+            "files": ("GET", f"runs/{run}/files/{draw.choice(files.split())}"),
+        }[kind]
         if kind in fields:
             body = json.dumps({field: draw.choice(values) for field in fields[kind] if draw.random() < 0.7}).encode()
             body = draw.choice([body, body, body, body[:-1], body + b"}", b"[" * 9000, b"\xff" + body])
-        elif kind == "delete":
-            method, path = "DELETE", f"runs/{one}"
-        elif kind == "foreign":
-            method, path = draw.choice([("DELETE", f"runs/{run}"), ("POST", f"runs/{run}/ask"), ("POST", "standby")])
-            body = b'{"command": "stop"}' if path.endswith("ask") else b"{}"
-            headers |= draw.choice(
-                [{"Origin": FOREIGN}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}, {"Content_Type": "text/plain"}]
-            )
-        elif kind == "standby":
-            path, body = "standby", draw.choice([b"[]", b"", b"1", b'{"command": "stop"}', b"{", b"\0"])
-        elif kind == "datasets":
-            path, body = f"datasets?name={one}", draw.randbytes(draw.randrange(99))
-            headers["Content_Type"] = draw.choice(
-                ["application/json", "multipart/form-data", "multipart/form-data; boundary=x"]
-            )
-        else:
-            method = "GET"
-            asked = {
-                "events": f"runs/{run}/events?after={draw.choice(afters)}",
-                "files": f"runs/{run}/files/{draw.choice(files)}",
-            }
-            path = asked.get(kind, f"runs/{one}{draw.choice(['', '/events', '/workflow', '/files/a.png'])}")
+        headers |= draw.choice(foreign) if kind == "foreign" else {}
+        headers |= {"Content_Type": draw.choice(forms)} if kind == "datasets" else {}
         yield method, f"/api/flux_lora/{path}".encode("latin-1"), body, headers
 
 
@@ -482,4 +452,4 @@ def test_a_thousand_odd_requests_are_refused_and_change_and_tell_nothing(server:
         statuses[answer.status] = statuses.get(answer.status, 0) + 1
     assert digest(*kept) == before
     assert PACK_NAME not in server.log()[log:] and str(PACK_ROOT) not in server.log()[log:]  # no traceback through our files
-    assert len(statuses) >= 4, statuses
+    assert statuses.keys() >= {400, 403, 404, 405, 415}, statuses
