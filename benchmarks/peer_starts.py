@@ -42,7 +42,17 @@ Side = Callable[[Case, Inputs, Path], Start]  # the folder is one of its own
 
 
 def ours(case: Case, inputs: Inputs, folder: Path) -> Start:
-    """`flux-lora run` of a job."""
+    """`flux-lora run` of a job. With `recompute` gradient checkpointing is on as its users turn it on: for as many blocks as
+    the memory there is asks for."""
+    return our_job(case, inputs, folder, interval=0)
+
+
+def ours_all_recomputed(case: Case, inputs: Inputs, folder: Path) -> Start:
+    """The same with every block recomputed, as the peers do."""
+    return our_job(case, inputs, folder, interval=1)
+
+
+def our_job(case: Case, inputs: Inputs, folder: Path, *, interval: int) -> Start:
     dataset = {"instance_data_dir": str(inputs.pictures), "resolution": case.pixels}
     job = {
         "base": {
@@ -59,7 +69,7 @@ def ours(case: Case, inputs: Inputs, folder: Path) -> Start:
             "max_train_steps": case.steps,
             "checkpoint_step_interval": 0,
             "gradient_checkpointing": case.recompute,
-            "gradient_checkpointing_interval": int(case.recompute),
+            "gradient_checkpointing_interval": interval,
             "device": "cpu",
         },
     }

@@ -7,7 +7,8 @@
 None of their code is here: each is started where it lies, as its users start it, in a process of its own, on equal settings:
 one FLUX of full width with random weights (`peer_inputs.py`), the same pictures under one caption, LoRA of the same rank on all
 attention, batch 1, 512 tokens of text, AdamW, the same number format, as many threads as cores. (TrainLoraNode's layers cannot
-be chosen, see `peer_comfyui.py`; in bf16 the LoRA of the peers is bf16, ours is always float32.)
+be chosen, see `peer_comfyui.py`; in bf16 the LoRA of the peers is bf16, ours is always float32.) With `--recompute` gradient
+checkpointing is on for all: the peers then recompute every block, ours as many as memory asks for, and once more every block.
 
 Measured is what every side has in common, from outside (`peer_hook.py`). A step is the time from the end of one optimizer step
 to that of the next, so whatever a side does between them counts. Start-up is from the start of the process to the end of its
@@ -39,7 +40,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from .peer_inputs import Inputs, write_inputs
-from .peer_starts import Case, Side, Start, comfyui, diffusers_script, num_threads, ours, simpletuner
+from .peer_starts import Case, Side, Start, comfyui, diffusers_script, num_threads, ours, ours_all_recomputed, simpletuner
 from .random_flux import FULL, SMALL
 from .step import machine
 
@@ -175,6 +176,8 @@ def row(name: str, runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
 def sides_of(arguments: argparse.Namespace) -> tuple[dict[str, Side], dict[str, str]]:
     """Those to run, ours first, and why the others are not."""
     sides: dict[str, Side] = {OURS: ours}
+    if arguments.recompute:
+        sides["ours, every block recomputed"] = ours_all_recomputed
     reasons = {}
     if arguments.diffusers_script:
         python = arguments.diffusers_python or Path(sys.executable)

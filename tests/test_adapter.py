@@ -9,7 +9,7 @@ from diffusers import FluxPipeline
 from safetensors.torch import load_file, save_file
 
 from support import job_data
-from trainer_core.adapter.build import adapted_layers, add_adapter, exported_parts
+from trainer_core.adapter.build import adapted_layers, add_adapter, exported_parts, remove_adapter
 from trainer_core.adapter.factors import change, change_norm, change_size, kronecker_output
 from trainer_core.adapter.lora_file import export_lora, inspect_lora, lora_metadata
 from trainer_core.adapter.plan import AdapterPlan, given_module, plan_adapter
@@ -206,13 +206,41 @@ def test_loftq_starts_nearer_to_the_whole_base_and_its_file_fits_it(tmp_path):
     assert torch.equal(velocity(merged(tmp_path / "adapter.safetensors")), velocity(whole)), "nothing was trained yet"
 
 
-@pytest.mark.parametrize("kind", ["lokr", "lokr of low rank", "loha"])
-def test_lokr_and_loha_run_as_peft_runs_them(kind):
+@pytest.mark.parametrize("kind", ["lora", "lokr", "lokr of low rank", "loha"])
+def test_a_layer_runs_as_peft_runs_it(kind):
     transformer = moved(plan_of(**KINDS[kind]))
     layer, x = adapted_layers(transformer)[LAYER], torch.randn(2, 3, 1024, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = layer.base_layer(x) + x @ layer.get_delta_weight("default").T
         torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_lora_beside_bfloat16_is_right_to_its_rounding_and_keeps_no_float32_copy_of_what_goes_through():
+    layer = adapted_layers(moved(plan_of(**KINDS["lora"]), torch.bfloat16))[LAYER]
+    x = torch.randn(2, 64, 1024, generator=torch.Generator().manual_seed(0)).bfloat16().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        output = layer(x)
+    assert output.dtype == torch.bfloat16
+    assert all(tensor.numel() < x.numel() for tensor in kept if tensor.dtype == torch.float32)
+    with torch.no_grad():
+        expected = x.float() @ (layer.base_layer.weight.float() + layer.get_delta_weight("default")).T + layer.base_layer.bias
+        difference = (output.float() - expected).norm() / expected.norm()
+    assert difference < 2**-8, "as far as one rounding to bfloat16"
+    output.sum().backward()
+    assert {part["default"].weight.grad.dtype for part in (layer.lora_A, layer.lora_B)} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["lora", "lokr", "loha"])
+def test_an_adapter_goes_without_a_trace_and_another_one_can_follow(kind):
+    transformer = base()
+    for _ in range(2):
+        parameters = add_adapter(transformer, plan_of(**KINDS[kind]), seed=0).values()
+        for parameter in parameters:
+            parameter.data += 0.1
+        assert not torch.equal(velocity(transformer), untouched())
+        remove_adapter(transformer)
+        assert torch.equal(velocity(transformer), untouched())
 
 
 @pytest.mark.parametrize("first", [{"w1": (4, 2)}, {"w1_a": (4, 3), "w1_b": (3, 2)}])

@@ -85,5 +85,6 @@ def test_host_memory_that_runs_out_is_explained_and_the_run_goes_on(straight):
     harmed = straight.beside("starved")
     assert starve_one(harmed, "index", 0) == EXPLAINED, said(harmed)
     told = report_of(harmed)["error"]
-    assert "What helps most here" in told and "gradient_checkpointing" not in told, "that is for the training"
+    assert "What helps most here" in told
+    assert ("gradient_checkpointing" in told) == told.startswith(("training:", "step ")), "a fast machine has indexed before"
     assert finish(harmed) == 0 and not differences(harmed, straight)

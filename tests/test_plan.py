@@ -152,6 +152,13 @@ def test_the_plan_is_told_by_the_names_and_units_of_the_other_events(tmp_path):
     assert told["phases"]["train"]["ram"] == pytest.approx((phase.host + phase.mapped) / GIB, abs=1e-3)
 
 
+def test_freed_memory_is_kept_for_reuse_only_where_as_much_again_is_there(tmp_path):
+    plan = make_plan(make_setup(full_flux(tmp_path), "int8-quanto", 512), Room(64 * GIB, 0))
+    needed = max(phase.host + phase.mapped for phase in plan.phases)
+    assert replace(plan, room=Room(2 * needed, 0)).has_room_for_holes
+    assert not replace(plan, room=Room(2 * needed - 1, 0)).has_room_for_holes
+
+
 def test_what_is_small_is_not_rehearsed_and_what_cannot_fit_is_refused(pictures):
     setup = prepare(parse_job(job_data(pictures)))
     assert is_surely_small(setup, room_here(CPU)) and judge(plan_phases(setup), room_here(CPU)) == FITS

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from .adapter.assistant import Assistant, add_assistant
-from .adapter.build import ADAPTER, adapted_layers, add_adapter
+from .adapter.build import ADAPTER, adapted_layers, add_adapter, remove_adapter
 from .adapter.dialects import read_adapter
 from .adapter.initial import initial_parts
 from .adapter.plan import plan_adapter
@@ -163,7 +163,7 @@ class LoraOn:
 
     def __exit__(self, *error: object) -> None:
         if self._lora is not None:
-            self._transformer.delete_adapters(ADAPTER)
+            remove_adapter(self._transformer)
 
 
 def setup_of(run_dir: RunDir) -> Setup:

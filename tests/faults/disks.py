@@ -6,6 +6,7 @@ Mounting needs root, or the pretence of it: `unshare -rm python -m tests.faults 
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -95,6 +96,7 @@ def second_process(straight: Harmed) -> str:
     harmed, late = straight.beside("owned"), straight.beside("owned")._replace(starter="-late")
     child = start(harmed)
     assert Watch(harmed).until(child, "train"), said(harmed)
+    os.kill(child.pid, signal.SIGSTOP)  # or its few steps could be over before the second one comes
     code, message = finish(late), str(report_of(late).get("error"))
     child.kill()
     child.join()

@@ -1,9 +1,11 @@
 """Puts the adapter that was planned on the frozen transformer, through PEFT.
 
 PEFT wraps the layers and switches the adapter on and off; the parts themselves are made here, in float32 whatever the base is,
-so that a run is a function of its job: PEFT would draw them from the global random state. LoKr and LoHa run through a hook on
-PEFT's layer, because PEFT would form the whole change in float32 for each layer and pass (on FLUX's widest layers 150 MB) and
-ask the global random state whether to skip it.
+so that a run is a function of its job: PEFT would draw them from the global random state. What an adapted layer gives is
+computed here too, in a hook on PEFT's layer. Of a LoRA beside a bfloat16 base PEFT would bring the activations to float32, each
+layer a copy of its own that waits for the backward pass; here the thin parts come to the activations' format instead, and their
+sum with the base is one product. Of LoKr and LoHa it would form the whole change in float32 for each layer and pass (on FLUX's
+widest layers 150 MB) and ask the global random state whether to skip it.
 """
 
 import re
@@ -21,7 +23,7 @@ from torch.nn import Parameter, functional
 from ..flux.fill import Visit, unseen
 from ..flux.quantize import dequantised
 from .dropout import SeededDropout
-from .factors import kronecker_output
+from .factors import kronecker_output, low_rank_sum
 from .plan import FROM_THE_BASE, AdaptedModule, AdapterPlan
 from .starts import DownFromStart, Parts, UpFromStart, fresh_parts, parts_from_weight
 
@@ -67,9 +69,15 @@ def add_adapter(
             _set_parts(layer, plan.kind, {part: tensor.to(device, torch.float32) for part, tensor in parts.items()})
         if plan.dropout:
             layer.lora_dropout[ADAPTER] = SeededDropout(plan.dropout, seed, module.name)
-        if plan.kind in LYCORIS_PARTS:
-            HookRegistry.check_if_exists_or_initialize(layer).register_hook(_ChangeHook(plan.kind), HOOK)
+        HookRegistry.check_if_exists_or_initialize(layer).register_hook(_ChangeHook(plan.kind), HOOK)
     return {name: parameter for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+
+
+def remove_adapter(transformer: FluxTransformer2DModel) -> None:
+    """The base as it was; another adapter can be put on it."""
+    for layer in adapted_layers(transformer).values():
+        HookRegistry.check_if_exists_or_initialize(layer).remove_hook(HOOK, recurse=False)
+    transformer.delete_adapters(ADAPTER)
 
 
 def adapted_layers(transformer: FluxTransformer2DModel) -> dict[str, BaseTunerLayer]:
@@ -143,8 +151,12 @@ def _exported(layer: Any, plan: AdapterPlan) -> Parts:
     return {"down": down.weight.detach(), "up": up.weight.detach()}
 
 
+def _acting(part: nn.Module) -> Tensor:
+    return part.acting() if isinstance(part, DownFromStart | UpFromStart) else part.weight
+
+
 class _ChangeHook(ModelHook):
-    """On PEFT's LoKr and LoHa layers: the base's output and the adapter's. LoKr in float32, by its factors; LoHa by its whole
+    """On PEFT's layers: the base's output and the adapter's. LoKr in float32, by its factors; LoRA, and LoHa by its whole
     change, which has no shorter way, in the activations' own format."""
 
     def __init__(self, kind: str):
@@ -155,6 +167,9 @@ class _ChangeHook(ModelHook):
         output = layer.base_layer(x)
         if layer.disable_adapters:
             return output
+        if self._kind == "lora":
+            down_RI, up_OR = (_acting(part[ADAPTER]) for part in (layer.lora_A, layer.lora_B))
+            return low_rank_sum(output, layer.lora_dropout[ADAPTER](x), down_RI, layer.scaling[ADAPTER] * up_OR)
         if self._kind == "lokr":
             change = layer.scaling[ADAPTER] * kronecker_output(x.float(), _lycoris_parts(layer, "lokr"))
         else:

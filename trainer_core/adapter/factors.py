@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -79,6 +80,14 @@ def change_norm(kind: str, parts: Mapping[str, Tensor], strength: float) -> floa
     if kind == "loha":
         return change(kind, parts, strength).norm().item()
     return strength * (_whole(parts, "w1").norm() * _whole(parts, "w2").norm()).item()
+
+
+def low_rank_sum(output: Tensor, x: Tensor, down_RI: Tensor, up_OR: Tensor) -> Tensor:
+    """output (..., out) plus up down x, of x (..., in), in the output's format whatever that of the parts is: the inner product
+    is rounded to it once, and the sum once."""
+    hidden = functional.linear(x, down_RI.to(x.dtype)).to(output.dtype)
+    summed = torch.addmm(output.flatten(0, -2), hidden.flatten(0, -2), up_OR.to(output.dtype).T)
+    return summed.view(output.shape)
 
 
 def kronecker_output(x: Tensor, parts: Mapping[str, Tensor]) -> Tensor:

@@ -24,7 +24,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..rng import generator
 from .plan import AdaptedModule
@@ -69,8 +68,9 @@ class DownFromStart(nn.Module):
         """(2R, I) as in the file."""
         return torch.cat([self.weight - self.start, self.start])
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.whole() if self._in_base else self.weight)
+    def acting(self) -> Tensor:
+        """What the layer's input meets: (R, I), or (2R, I) where the start is taken out."""
+        return self.whole() if self._in_base else self.weight
 
 
 class UpFromStart(nn.Module):
@@ -86,8 +86,9 @@ class UpFromStart(nn.Module):
         """(O, 2R) as in the file."""
         return torch.cat([self.weight, self.weight - self.start], dim=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.whole() if self._in_base else self.weight)
+    def acting(self) -> Tensor:
+        """What follows it: (O, R) or (O, 2R)."""
+        return self.whole() if self._in_base else self.weight
 
 
 def _principal(matrix_OI: Tensor, rank: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

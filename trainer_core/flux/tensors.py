@@ -3,9 +3,12 @@
 The one idea: what reads a model (the loader, the plan, the recognition of dialects) sees a `TensorSource`: names with shapes
 at no cost, and `read` for one tensor, or some rows of it. A safetensors file is mapped into memory, so what is read from it
 is a view of the file, which the system can drop and fetch again; only what is converted or moved takes memory of its own.
+What was read counts as this process's memory for as long as its mapping lives, so a file is mapped anew after so many bytes:
+the mapping before goes as soon as nothing views it.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +27,7 @@ USUAL_NAMES = {"diffusion_pytorch_model.safetensors", "model.safetensors"}  # di
 SCALES = (".scale_weight", ".weight_scale")  # ComfyUI's name of a weight's scale, until late 2025 and since
 MARKS = ("scaled_fp8", ".scale_input", ".input_scale", ".comfy_quant")  # what else stands beside: nothing to read
 SCALED_FORMATS = {"F8_E4M3", "F8_E5M2"}
+MAPPED_ANEW = 512 << 20  # bytes read
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,19 @@ class SafetensorsSource:
     metadata: Mapping[str, str]
     files: Mapping[str, Path]
     _opened: dict[Path, Any] = field(default_factory=dict, repr=False)
+    _read: Counter[Path] = field(default_factory=Counter, repr=False)  # bytes, from the mapping there is
 
     def read(self, name: str, rows: tuple[int, int] | None = None) -> Tensor:
         path = self.files[name]
         try:
-            if path not in self._opened:
-                self._opened[path] = safe_open(path, framework="pt")
-            if rows is None:
-                return self._opened[path].get_tensor(name)
-            return self._opened[path].get_tensor(name)[rows[0] : rows[1]]
+            if path not in self._opened or self._read[path] >= MAPPED_ANEW:
+                self._opened[path], self._read[path] = safe_open(path, framework="pt"), 0
+            tensor = self._opened[path].get_tensor(name)
         except SafetensorError as error:
             raise JobError(f"{path} cannot be read: {error}; download or copy it again") from None
+        part = tensor if rows is None else tensor[rows[0] : rows[1]]
+        self._read[path] += part.nbytes
+        return part
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,11 @@ class Plan:
     seconds_per_step: float | None = None
     recomputed: tuple[int, ...] = ()
 
+    @property
+    def has_room_for_holes(self) -> bool:
+        """Whether the host could hold as much again as it needs, in what was freed and is kept for reuse."""
+        return 2 * max(phase.host + phase.mapped for phase in self.phases) <= self.room.host
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -76,10 +81,12 @@ def ready_memory(setup: Setup) -> tuple[Setup, Plan | None]:
     is_open = is_left_to_memory(setup)
     if is_surely_small(setup, room_here(setup.device)):
         return (replace(setup, num_recomputed=0) if is_open else setup), None
-    give_back_at_once()
     if setup.job.training.skip_memory_check:
+        give_back_at_once()
         return setup, None
     plan = make_plan(setup)
+    if not plan.has_room_for_holes:
+        give_back_at_once()
     if plan.verdict == TOO_BIG:
         raise JobError(
             f"this run does not fit into the memory there is:\n{describe(plan)}\n"
