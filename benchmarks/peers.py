@@ -7,7 +7,7 @@
 None of their code is here: each is started where it lies, as its users start it, in a process of its own, on equal settings:
 one FLUX of full width with random weights (`peer_inputs.py`), the same pictures under one caption, LoRA of the same rank on all
 attention, batch 1, 512 tokens of text, AdamW, the same number format, as many threads as cores. (TrainLoraNode's layers cannot
-be chosen, see `peer_comfyui.py`; in bf16 the LoRA of the peers is bf16, ours is always float32.) With `--recompute` gradient
+be chosen, see `peer_comfyui.py`; in bf16 the LoRA of the peers is bf16, ours is kept in float32.) With `--recompute` gradient
 checkpointing is on for all: the peers then recompute every block, ours as many as memory asks for, and once more every block.
 
 Measured is what every side has in common, from outside (`peer_hook.py`). A step is the time from the end of one optimizer step

@@ -49,6 +49,7 @@ from trainer_core.run_dir import RunDir
 from trainer_core.setup import Setup, prepare
 from trainer_core.train import open_run, train
 from trainer_core.trainee import Trainee, build_trainee
+from trainer_core.tread import resolve_routes
 
 from .encoding import make_photos
 from .random_flux import FULL, original_shapes, write_random
@@ -219,8 +220,15 @@ def make_setup(case: Case, folder: Path) -> Setup:
     path = folder / "random.safetensors"
     write_random(path, original_shapes(shape))
     adapter = plan_adapter(empty_transformer(shape), setup.job.lora, quantised=case.precision != "no_change")
-    flavour = replace(setup.flavour, t5_max_length=NUM_TEXT)
-    return replace(setup, shape=shape, adapter=adapter, files=replace(setup.files, transformer=path), flavour=flavour)
+    spans = resolve_routes(setup.job.routes, shape.num_double + shape.num_single, setup.num_steps)
+    return replace(
+        setup,
+        shape=shape,
+        spans=spans,
+        adapter=adapter,
+        files=replace(setup.files, transformer=path),
+        flavour=replace(setup.flavour, t5_max_length=NUM_TEXT),
+    )
 
 
 def make_job(case: Case, folder: Path) -> TrainJob:

@@ -179,7 +179,7 @@ MODEL: dict[str, Row] = {
     "text_encoder_4_precision": ignore("FLUX.1 has two text encoders"),
     "quantize_via": by(_quantize_via),
     "mixed_precision": by(_mixed_precision),
-    "base_model_default_dtype": ignore("the base keeps the format of mixed_precision, the adapter is always float32"),
+    "base_model_default_dtype": ignore("the base keeps the format of mixed_precision, the adapter is kept in float32"),
     "offload_during_startup": take("base.offload_during_startup"),
     "vae_enable_tiling": take("base.vae_enable_tiling"),
     "vae_enable_slicing": take("base.vae_enable_slicing"),

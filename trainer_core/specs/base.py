@@ -40,7 +40,8 @@ class BaseModelSpec(Spec):
     t5_tokenizer_path: str = Field("", description="Folder (or tokenizer.json) of the T5 tokenizer. Nothing is downloaded.")
     mixed_precision: Literal["bf16", "no"] = Field(
         "bf16",
-        description="Number format of the frozen base and the activations: bf16, or no for float32. The adapter is always float32.",
+        description="Number format of the frozen base and the activations: bf16, or no for float32. "
+        "The adapter's own numbers are always float32.",
     )
     assistant_lora_path: str = Field(
         "",
