@@ -33,7 +33,7 @@ from trainer_core.flux.vae import FLUX_VAE, load_vae
 from trainer_core.specs.dataset import DatasetSpec
 
 BAR = 0.95
-CASES = {"tiny": ("TAEF1 at 512 px", 512), "kl": ("FLUX's VAE at 256 px", 256)}
+CASES = {"tiny": ("TAEF1", 512), "kl": ("FLUX's VAE", 256)}
 NUM_PICTURES = 8
 CPU = torch.device("cpu")
 
@@ -42,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vae", choices=CASES, help="one of the two cases alone")
     parser.add_argument("--pictures", type=int, default=NUM_PICTURES)
+    parser.add_argument("--pixels", type=int, default=0, help="their edge; 0: 512 for TAEF1, 256 for FLUX's own")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--json", action="store_true")
@@ -49,7 +50,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         kinds = [arguments.vae] if arguments.vae else list(CASES)
-        report = {CASES[kind][0]: measure(kind, arguments.pictures, arguments.rounds, Path(folder)) for kind in kinds}
+        report = {
+            f"{CASES[kind][0]} at {pixels} px": measure(kind, arguments.pictures, pixels, arguments.rounds, Path(folder))
+            for kind in kinds
+            for pixels in [arguments.pixels or CASES[kind][1]]
+        }
     if arguments.json:
         print(json.dumps({"threads": arguments.threads, "pictures": arguments.pictures, **report}))
     else:
@@ -57,9 +62,8 @@ def main() -> None:
             print(f"{name}: {found['ratio']} of the bare loop ({found['ours']} and {found['bare']} pictures a second)")
 
 
-def measure(kind: str, count: int, rounds: int, folder: Path) -> dict[str, object]:
+def measure(kind: str, count: int, resolution: int, rounds: int, folder: Path) -> dict[str, object]:
     """The ratio ours / bare of pictures per second, with the spread of the rounds."""
-    _, resolution = CASES[kind]
     pictures = make_photos(folder / f"{kind} pictures", count, resolution)
     spec = DatasetSpec(instance_data_dir=str(pictures), resolution=resolution, caption_strategy="filename")
     samples = list(index_datasets((spec,), FLAVOURS["pico"]).samples)
