@@ -152,6 +152,14 @@ def test_the_plan_is_told_by_the_names_and_units_of_the_other_events(tmp_path):
     assert told["phases"]["train"]["ram"] == pytest.approx((phase.host + phase.mapped) / GIB, abs=1e-3)
 
 
+@pytest.mark.parametrize("precision", ["no_change", "nf4-bnb"])
+def test_what_is_surely_small_needs_less_than_a_quarter(tmp_path, precision):
+    setup = make_setup(full_flux(tmp_path), precision, 512)
+    needed = max(phase.host + phase.mapped for phase in plan_phases(setup))
+    assert not is_surely_small(setup, Room(4 * needed, 0))
+    assert is_surely_small(setup, Room(1024 * GIB, 0))
+
+
 def test_freed_memory_is_kept_for_reuse_only_where_as_much_again_is_there(tmp_path):
     plan = make_plan(make_setup(full_flux(tmp_path), "int8-quanto", 512), Room(64 * GIB, 0))
     needed = max(phase.host + phase.mapped for phase in plan.phases)

@@ -115,11 +115,6 @@ def read_tensors(
         raise JobError(f"{path} cannot be read: {error}; download or copy it again") from None
 
 
-def file_bytes(path: Path) -> int:
-    """Size of a file, or of all files of a folder."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
-
-
 def fingerprint(path: Path) -> str:
     """Identifies a file's content: all of a small one; size, beginning, end and even samples of a large one. Of a folder: of
     its files, by name.

@@ -7,6 +7,8 @@ then what trains something else. Each is tried alone, then all up to it together
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +17,9 @@ from ..adapter.plan import plan_adapter
 from ..data.buckets import Bucket
 from ..data.sample import Sample
 from ..errors import JobError
-from ..flux.files import file_bytes
 from ..flux.load import empty_transformer
 from ..flux.quantize import WHOLE
+from ..flux.tensors import open_tensors
 from ..host_memory import give_back_at_once
 from ..setup import Setup
 from ..validation.sample import prompts_at_once
@@ -27,6 +29,7 @@ from .room import Room, room_here
 
 log = logging.getLogger(__name__)
 
+FLOAT32 = 4  # bytes
 TIGHT = 0.9  # of the memory there is
 SMALL_RESOLUTION = 512
 FITS, IS_TIGHT, TOO_BIG = "fits", "tight", "does not fit"
@@ -99,16 +102,25 @@ def ready_memory(setup: Setup) -> tuple[Setup, Plan | None]:
 
 
 def is_surely_small(setup: Setup, room: Room) -> bool:
-    """Whether a crude bound from above is far below the memory there is: all files in float32 and once more, and for each
-    token and block twice what a block keeps without checkpointing."""
+    """Whether a crude bound from above is far below the memory there is: all weights twice, as wide as they ever are, and for
+    each token and block twice what a block keeps without checkpointing."""
     one, text = largest_pass(setup), setup.flavour.t5_max_length
     together = {shot.num_tokens: min(len(setup.shots), prompts_at_once(setup.sampler, shot.num_tokens)) for shot in setup.shots}
     sampled = max((2 * count * (num_tokens + text) for num_tokens, count in together.items()), default=0)
     work = 128 * max(one.batch * one.num_joint, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single
-    files = {setup.files.transformer, setup.files.vae, setup.files.clip_l, setup.files.t5}
-    weights = 8 * sum(file_bytes(path) for path in files) + 32 * setup.num_parameters
+    is_quantised = setup.job.base.base_model_precision != "no_change"
+    width = FLOAT32 if is_quantised else setup.dtype.itemsize
+    others = {setup.files.vae, setup.files.clip_l, setup.files.t5} - {setup.files.transformer}
+    values = width * num_values(setup.files.transformer) + FLOAT32 * sum(map(num_values, others))
+    weights = 2 * values + 32 * setup.num_parameters
     return GIB + weights + work * blocks < 0.25 * min(filter(None, (room.host, room.card)))
+
+
+@lru_cache(maxsize=32)
+def num_values(path: Path) -> int:
+    """How many numbers a model's file holds, by its header."""
+    return sum(entry.num_values for entry in open_tensors(path).entries.values())
 
 
 def describe(plan: Plan) -> str:
