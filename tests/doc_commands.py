@@ -104,7 +104,7 @@ PICO = " && ".join(
         "evaluate --data {out}/data --sheet {out}/sheet.png --prompts 4",
     )
 )
-PEERS = "--dtype no --recompute --diffusers-script FILE --diffusers-python PYTHON --simpletuner PYTHON --comfyui FOLDER"
+PEERS = "--recompute --diffusers-script FILE --diffusers-python PYTHON --simpletuner PYTHON --comfyui FOLDER"
 CLONE = "git clone -q {root} {out}/clone"
 NEW, PYTHON = "python -m venv {out}/env", "{out}/env/bin/python"
 
@@ -190,8 +190,8 @@ SHORT: dict[str, Short] = {
     "python -m benchmarks.encoding --vae tiny": Short(
         "python -m benchmarks.encoding --vae tiny --rounds 1", says="of the bare loop"
     ),
-    "python -m benchmarks.encoding --vae tiny --pictures 200": Short(
-        "python -m benchmarks.encoding --vae tiny --pictures 2 --rounds 1", says="of the bare loop"
+    "python -m benchmarks.encoding --vae tiny --pictures 200 --pixels 256 --rounds 3": Short(
+        "python -m benchmarks.encoding --vae tiny --pictures 2 --pixels 64 --rounds 1", says="of the bare loop"
     ),
     f"python -m benchmarks.peers {PEERS} --json": Short(
         "python -m benchmarks.peers --small --single 1 --rounds 1 --steps 3 --pictures 2 --pixels 64 --dtype no --json",

@@ -102,19 +102,19 @@ def ready_memory(setup: Setup) -> tuple[Setup, Plan | None]:
 
 
 def is_surely_small(setup: Setup, room: Room) -> bool:
-    """Whether a crude bound from above is far below the memory there is: all weights twice, as wide as they ever are, and for
-    each token and block twice what a block keeps without checkpointing."""
+    """Whether a crude bound from above is far below the memory there is: the base as wide as it ever is, twice in float32
+    where it is quantised, as the encoders are counted in any case; for each token and block twice what a block keeps without
+    checkpointing."""
     one, text = largest_pass(setup), setup.flavour.t5_max_length
     together = {shot.num_tokens: min(len(setup.shots), prompts_at_once(setup.sampler, shot.num_tokens)) for shot in setup.shots}
     sampled = max((2 * count * (num_tokens + text) for num_tokens, count in together.items()), default=0)
     work = 128 * max(one.batch * one.num_joint, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single
     is_quantised = setup.job.base.base_model_precision != "no_change"
-    width = FLOAT32 if is_quantised else setup.dtype.itemsize
+    width = 2 * FLOAT32 if is_quantised else setup.dtype.itemsize
     others = {setup.files.vae, setup.files.clip_l, setup.files.t5} - {setup.files.transformer}
-    values = width * num_values(setup.files.transformer) + FLOAT32 * sum(map(num_values, others))
-    weights = 2 * values + 32 * setup.num_parameters
-    return GIB + weights + work * blocks < 0.25 * min(filter(None, (room.host, room.card)))
+    weights = width * num_values(setup.files.transformer) + 2 * FLOAT32 * sum(map(num_values, others))
+    return GIB + weights + 32 * setup.num_parameters + work * blocks < 0.25 * min(filter(None, (room.host, room.card)))
 
 
 @lru_cache(maxsize=32)
