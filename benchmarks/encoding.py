@@ -50,11 +50,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         kinds = [arguments.vae] if arguments.vae else list(CASES)
-        report = {
-            f"{CASES[kind][0]} at {pixels} px": measure(kind, arguments.pictures, pixels, arguments.rounds, Path(folder))
-            for kind in kinds
-            for pixels in [arguments.pixels or CASES[kind][1]]
-        }
+        report = {}
+        for kind in kinds:
+            name, usual = CASES[kind]
+            pixels = arguments.pixels or usual
+            report[f"{name} at {pixels} px"] = measure(kind, arguments.pictures, pixels, arguments.rounds, Path(folder))
     if arguments.json:
         print(json.dumps({"threads": arguments.threads, "pictures": arguments.pictures, **report}))
     else:

@@ -29,7 +29,6 @@ from .room import Room, room_here
 
 log = logging.getLogger(__name__)
 
-FLOAT32 = 4  # bytes
 TIGHT = 0.9  # of the memory there is
 SMALL_RESOLUTION = 512
 FITS, IS_TIGHT, TOO_BIG = "fits", "tight", "does not fit"
@@ -102,18 +101,18 @@ def ready_memory(setup: Setup) -> tuple[Setup, Plan | None]:
 
 
 def is_surely_small(setup: Setup, room: Room) -> bool:
-    """Whether a crude bound from above is far below the memory there is: the base as wide as it ever is, twice in float32
-    where it is quantised, as the encoders are counted in any case; for each token and block twice what a block keeps without
+    """Whether a crude bound from above is far below the memory there is: the base in its format, encoders and VAE (and a base
+    that is to be quantised) in float32 and once more, and for each token and block twice what a block keeps without
     checkpointing."""
     one, text = largest_pass(setup), setup.flavour.t5_max_length
     together = {shot.num_tokens: min(len(setup.shots), prompts_at_once(setup.sampler, shot.num_tokens)) for shot in setup.shots}
     sampled = max((2 * count * (num_tokens + text) for num_tokens, count in together.items()), default=0)
     work = 128 * max(one.batch * one.num_joint, sampled) * setup.shape.width
     blocks = setup.shape.num_double + setup.shape.num_single
-    is_quantised = setup.job.base.base_model_precision != "no_change"
-    width = 2 * FLOAT32 if is_quantised else setup.dtype.itemsize
-    others = {setup.files.vae, setup.files.clip_l, setup.files.t5} - {setup.files.transformer}
-    weights = width * num_values(setup.files.transformer) + 2 * FLOAT32 * sum(map(num_values, others))
+    widest = 2 * torch.float32.itemsize
+    width = setup.dtype.itemsize if setup.job.base.base_model_precision in WHOLE else widest
+    others = {setup.files.vae, setup.files.clip_l, setup.files.t5}
+    weights = width * num_values(setup.files.transformer) + widest * sum(map(num_values, others))
     return GIB + weights + 32 * setup.num_parameters + work * blocks < 0.25 * min(filter(None, (room.host, room.card)))
 
 
